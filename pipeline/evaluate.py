@@ -1,0 +1,108 @@
+"""Held-out evaluation of one trained cell on clean answers, and of its critic.
+
+Writes data/evaluations/<method>-<seed>.json: accuracy with an interval over problems, response length, the gap between the
+observed and the clean reward, and for methods with a critic its explained variance and its correlation with Monte-Carlo values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline import stage
+from vrpo.config import Params
+
+PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
+
+
+def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+    """Evaluate `data/runs/<method>-<seed>`; returns the headline numbers."""
+    import torch
+
+    from vrpo.critic import ValueModel
+    from vrpo.evaluation import PolicySamples, verify_samples
+    from vrpo.models import load_causal_lm, load_tokenizer
+    from vrpo.tasks.loader import load_task
+    from vrpo.timing import Timer
+
+    torch.set_num_threads(params.runtime.threads)
+    folder, timer = RUNS / f"{method}-{seed}", Timer()
+    trained = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    initial = json.loads((EVALUATIONS / "sft.json").read_text(encoding="utf-8"))
+    rows = stage.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
+    labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "test.jsonl")}
+    tokenizer = load_tokenizer(folder / "policy")
+    policy = load_causal_lm(folder / "policy", params.runtime.dtype, params.runtime.device)
+    task = load_task(params, tokenizer)
+    with timer("evaluate"):
+        drawn = PolicySamples.draw(policy, tokenizer, task, rows, params.evaluate.samples, params.generation, params.evaluate.seed)
+        observed = verify_samples(task, drawn.texts, [labels.get(row["id"], "") for row in rows])
+        both = [(o, c) for o, c in zip(observed, drawn.clean, strict=True) if o is not None and c is not None]
+        result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
+    critic = None
+    if (folder / "value_model").is_dir():
+        with timer("critic"):
+            model = ValueModel.from_pretrained(folder / "value_model", params.runtime.device)
+            critic = _fit(model, drawn, observed) | {"corr_mc": _monte_carlo(params, policy, model, tokenizer, task, rows, seed)}
+            critic = {key: value if math.isfinite(value) else None for key, value in critic.items()}
+            critic |= {key: trained["critic"][key] for key in ("corr_mc_start", "corr_mc_end")}
+    evaluation = {
+        "method": method,
+        "seed": seed,
+        "domain": "math",
+        "noise": json.loads((LABELS / "noise.json").read_text(encoding="utf-8")) | {"reward": params.reward.kind},
+        **result,
+        "accuracy_init": initial["accuracy"]["mean"],
+        "length_inflation": result["response_length"] / max(initial["response_length"], 1e-9),
+        "critic": critic,
+        **{key: trained[key] for key in ("iterations", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb", "health")},
+        "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
+    }
+    stage.write_json(EVALUATIONS / f"{method}-{seed}.json", evaluation)
+    headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
+    return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
+
+
+def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, float]:
+    """Explained variance of the critic on the evaluation's samples, against observed and against clean returns."""
+    import torch
+
+    from vrpo.diagnostics import explained_variance, terminal_returns
+    from vrpo.evaluation import read_values
+
+    masks = [rollout.response_mask for rollout in drawn.rollouts]
+    values = torch.cat([read_values(critic, rollout)[mask] for rollout, mask in zip(drawn.rollouts, masks, strict=True)])
+    metrics = {}
+    for name, scores in (("observed", observed), ("clean", drawn.clean)):
+        known = torch.tensor([math.nan if score is None else score for score in scores]).split([len(mask) for mask in masks])
+        returns = torch.cat([terminal_returns(part, torch.ones_like(mask))[mask] for part, mask in zip(known, masks, strict=True)])
+        metrics[f"ev_{name}"] = explained_variance(values, returns, returns.isfinite())
+    return metrics
+
+
+def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:
+    """Correlation of the critic's values with Monte-Carlo values of the clean return, on test problems."""
+    from vrpo.diagnostics import monte_carlo_check
+    from vrpo.generation import encode, generation_settings
+    from vrpo.seeding import derive_seed
+
+    samples, rows = params.train.monte_carlo_samples, rows[: params.train.monte_carlo_prefixes]
+    if not rows:
+        return math.nan
+    answers = [row["answer"] for row in rows for _ in range(samples)]
+    check = monte_carlo_check(
+        policy,
+        critic,
+        encode(tokenizer, [task.prompt(row["question"]) for row in rows]),
+        lambda responses: task.verify(tokenizer.batch_decode(responses, skip_special_tokens=True), answers),
+        samples=samples,
+        seed=derive_seed("evaluate", params.evaluate.seed, seed),
+        **generation_settings(policy, tokenizer, params.generation),
+    )
+    return check.correlation
+
+
+if __name__ == "__main__":
+    stage.main("evaluate", run, __doc__, cell=True)

@@ -1,0 +1,173 @@
+"""Records of what the stages did, mirrored to MLflow: python -m pipeline.tracking {init,sync}.
+
+Every stage appends its parameters, metrics, artifacts and models to `data/tracking/<label>.jsonl` as they happen. These
+files are the source of truth. While a stage runs, a child process follows its file and brings MLflow up to date; it shares
+nothing with the stage but the file, so a tracking server that is down, slow or broken costs the stage one warning line.
+Whatever MLflow missed, `sync` sends later; sending twice changes nothing.
+
+Environment: MLFLOW_TRACKING_URI chooses the store (default: sqlite:///mlflow.db in the project's folder; "off": records
+only). PIPELINE_RUN, where set, becomes a tag that groups the runs of one pipeline run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.mirror import connect, init_database, mirror, tracking_uri
+from pipeline.records import Record, flatten, read_events
+from vrpo.config import Params, UserError
+
+FOLDER = Path("data/tracking")
+LIVE_SECONDS = 5.0  # between two live updates
+GRACE_SECONDS = 15.0  # how long the end of a stage waits for the mirror
+
+
+@contextmanager
+def record(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = ()) -> Iterator[Record]:
+    """Record one run of a stage in `data/tracking/<label>.jsonl` and mirror it to MLflow.
+
+    `arguments` are the method and seed of a cell of the matrix. MLflow's troubles never raise; they end in one warning line.
+    """
+    tags = {"stage": stage, "profile": params.profile, "label": label, "git": _git_version()}
+    name = f"{stage} ({params.profile})"
+    if arguments:
+        tags |= {"method": str(arguments[0]), "seed": str(arguments[1])}
+        name = f"{stage} {arguments[0]} seed {arguments[1]}"
+    if pipeline_run := os.environ.get("PIPELINE_RUN") or os.environ.get("DVC_EXP_NAME"):
+        tags["pipeline_run"] = pipeline_run
+    path = FOLDER / f"{label}.jsonl"
+    run = Record(path, {"name": name, "tags": tags, "params": flatten(params.model_dump(), ".")})
+    follower = _start_follower(path)
+    try:
+        yield run
+    except BaseException as error:
+        run.end("FAILED", f"{type(error).__name__}: {error}"[:1000])
+        raise
+    else:
+        run.end("FINISHED")
+    finally:
+        if follower and (reason := _finish_follower(follower)):
+            advice = f"{path} holds the record, `python -m pipeline.tracking sync` sends it later"
+            print(f"warning: MLflow ({_public(tracking_uri())}) did not take all of {label}: {reason}; {advice}", file=sys.stderr)
+
+
+def _git_version() -> str:
+    """The commit, with "-dirty" after uncommitted changes; "none" outside git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
+def _start_follower(path: Path) -> subprocess.Popen[str] | None:
+    """Start the child that mirrors `path`. In a session of its own it outlives a killed stage and closes its run as KILLED."""
+    if tracking_uri() == "off":
+        return None
+    search_path = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.tracking", "follow", str(path), str(os.getpid())],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _finish_follower(follower: subprocess.Popen[str]) -> str:
+    """Tell the child that the stage is over and wait a while. Returns why MLflow is not up to date, or ""."""
+    try:
+        output, _ = follower.communicate(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        follower.kill()
+        follower.communicate()
+        return f"no answer within {GRACE_SECONDS:.0f} s"
+    return (output.strip().splitlines() or ["the mirror process died"])[-1] if follower.returncode else ""
+
+
+def follow(path: Path, parent: int) -> str:
+    """Mirror `path` every few seconds until the stage ends (its end of stdin closes, or it dies). Returns the last error or ""."""
+    pause, error = 0.0, ""
+    while True:
+        closing = bool(select.select([sys.stdin], [], [], pause)[0]) or os.getppid() != parent
+        pause = LIVE_SECONDS
+        try:
+            mirror(path, connect(), closing=closing)
+            error = ""
+        except Exception as caught:  # noqa: BLE001 - whatever MLflow raises, the record is safe and the stage goes on
+            error = _one_line(caught)
+        if closing:
+            return error
+
+
+def sync() -> int:
+    """Bring MLflow up to date with every record file. Returns the number of record files."""
+    if tracking_uri() == "off":
+        raise UserError("MLFLOW_TRACKING_URI is 'off': there is nothing to send records to; unset it or give a store")
+    paths = sorted(FOLDER.glob("*.jsonl"))
+    for path in paths:
+        pids = [event["pid"] for event in read_events(path) if "pid" in event]
+        try:
+            mirror(path, connect(), closing=not (pids and _alive(pids[-1])))
+        except Exception as error:
+            where, reason = _public(tracking_uri()), _one_line(error)
+            raise UserError(f"{path}: MLflow ({where}) did not take the record: {reason}; nothing is lost, sync again") from error
+    return len(paths)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _one_line(error: Exception) -> str:
+    return _public(" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def _public(text: str) -> str:
+    """The text without user names and passwords in URLs."""
+    return re.sub(r"//[^/\s]*@", "//", text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{init,sync}")
+    commands.add_parser("init", help="create or upgrade the local database; does nothing when it is current")
+    commands.add_parser("sync", help="send to MLflow whatever it has not yet received; may be repeated at will")
+    child = commands.add_parser("follow")  # started by `record`, not for people
+    child.add_argument("path", type=Path)
+    child.add_argument("parent", type=int)
+    options = parser.parse_args()
+    if options.command == "init":
+        init_database(tracking_uri())
+    elif options.command == "sync":
+        try:
+            print(f"sync: {sync()} record files are in MLflow ({_public(tracking_uri())})")
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+    elif error := follow(options.path, options.parent):
+        print(error)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""One cell of the comparison: train PPO, GRPO or VRPO on the observed reward.
+
+Writes data/runs/<method>-<seed>/: the policy, the value model, log.jsonl (a row per iteration) and run.json. State between
+iterations lives in data/state/, outside DVC's outputs; a run killed at any moment goes on from there with the same result.
+"""
+
+from __future__ import annotations
+
+import math
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pipeline import stage
+from vrpo.config import Params
+
+PREPARED, LABELS, SFT, REWARD = Path("data/prepared"), Path("data/labels"), Path("data/models/sft"), Path("data/models/reward")
+STATE = Path("data/state")
+
+
+def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+    """Train one method with one seed; returns the last row of the log and the totals."""
+    import torch
+    from tqdm import tqdm
+
+    from vrpo.models import load_causal_lm, load_tokenizer, save_model
+    from vrpo.tasks.loader import load_task
+    from vrpo.trainer import Trainer
+
+    torch.set_num_threads(params.runtime.threads)
+    tokenizer = load_tokenizer(SFT)
+    policy = load_causal_lm(SFT, params.runtime.dtype, params.runtime.device)
+    task = load_task(params, tokenizer)
+    state = STATE / f"{method}-{seed}-{_key(params)}.safetensors"
+    with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
+
+        def on_log(row: dict[str, float]) -> None:
+            bar.update()
+            shown = {"reward": row.get("reward/observed"), "held-out": row.get("validation/accuracy")}
+            bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None})
+            record.metrics(row, step=int(row["iteration"]))
+
+        def on_resume(rows: list[dict[str, float]]) -> None:
+            bar.update(len(rows))
+            record.resume(rows)
+
+        trainer = Trainer(
+            params.train,
+            policy,
+            tokenizer,
+            _problems(task, "train", with_labels=True),
+            _observed_reward(params, task, seed),
+            method=method,
+            seed=seed,
+            generation=params.generation,
+            clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
+            validation=_problems(task, "validation", with_labels=False),
+            checkpoint=state,
+            on_log=on_log,
+            on_resume=on_resume,
+        )
+        log = trainer.run()
+    folder = Path(f"data/runs/{method}-{seed}")
+    save_model(trainer.policy, tokenizer, folder / "policy")
+    if trainer.critic is not None:
+        trainer.critic.save_pretrained(folder / "value_model")
+    stage.write_jsonl(folder / "log.jsonl", log)
+    summary = _summary(trainer, method, seed)
+    stage.write_json(folder / "run.json", summary)
+    record.model(folder / "policy", "policy", {"validation/accuracy": log[-1]["validation/accuracy"]})
+    if trainer.critic is not None:
+        record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
+    state.unlink(missing_ok=True)
+    return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
+
+
+def _problems(task: Any, split: str, *, with_labels: bool) -> list[dict[str, Any]]:
+    """Rows as the trainer wants them. Problems that got no label are left out of training."""
+    rows = stage.read_jsonl(PREPARED / f"{split}.jsonl")
+    labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "train.jsonl")} if with_labels else None
+    return [
+        {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"]} | ({"label": labels[row["id"]]} if labels else {})
+        for row in rows
+        if labels is None or row["id"] in labels
+    ]
+
+
+def _observed_reward(params: Params, task: Any, seed: int) -> Any:
+    """What training sees: a rule on the noisy labels, or the learned reward model; then flips."""
+    from vrpo.rewards.noise import NoiseChannel
+
+    channel = NoiseChannel(params.label.false_positive_rate, params.label.false_negative_rate, seed)
+    if params.reward.kind == "model":
+        from vrpo.rewards.model import RewardModelScorer
+
+        scorer = RewardModelScorer(REWARD, params.runtime.device)
+        return lambda prompts, responses, **_: [1 / (1 + math.exp(-score)) for score in scorer(prompts, responses)]
+
+    def reward(prompts: list[str], responses: list[str], *, id: list[str], label: list[str], step: int, samples: list[int], **_: Any) -> list:
+        return channel(task.verify(responses, label), step=step, ids=id, samples=samples)
+
+    return reward
+
+
+def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
+    first, last = trainer.log[0], trainer.log[-1]
+    critic = None
+    if trainer.critic is not None:
+        critic = {f"{name}_{when}": row.get(f"critic/{name}") for name in ("corr_mc", "mse_mc") for when, row in (("start", first), ("end", last))}
+    return {
+        "method": method,
+        "seed": seed,
+        "iterations": trainer.iteration,
+        "rollouts": trainer.rollouts,
+        "rollouts_warmup": trainer.algorithm.warmup_rollouts,
+        "policy_updates": trainer.policy_updates,
+        "accuracy_init": first.get("validation/accuracy"),
+        "critic": critic,
+        "seconds": {phase: round(seconds, 2) for phase, seconds in trainer.timer.seconds.items()},
+        "peak_memory_mb": round(stage.peak_memory_mb(), 1),
+        "health": [vars(warning) for warning in trainer.health],
+    }
+
+
+def _key(params: Params) -> str:
+    """Names the trainer state after everything that decides the run but the data, whose hash the checkpoint checks itself."""
+    text = params.model_dump_json(include={"runtime", "task", "generation", "label", "reward", "train"})
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    stage.main("train", run, __doc__, cell=True)

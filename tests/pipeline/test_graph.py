@@ -1,0 +1,67 @@
+"""dvc.yaml against the code: each stage depends on exactly the modules it imports, and tracks exactly its parameters."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+# Plumbing that cannot change what a stage writes: command line, records, MLflow.
+PLUMBING = {"pipeline/stage.py", "pipeline/tracking.py", "pipeline/records.py", "pipeline/mirror.py"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Project files that a module imports anywhere in it, functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            candidate = ROOT / Path(*name.split(".")).with_suffix(".py")
+            if name.split(".")[0] in ("vrpo", "pipeline") and candidate.is_file():
+                found.add(candidate.relative_to(ROOT).as_posix())
+    return found
+
+
+def closure(stage: str) -> set[str]:
+    """The stage's script and every project module it reaches, without plumbing and what only plumbing needs."""
+    seen, queue = set(), [f"pipeline/{stage}.py"]
+    while queue:
+        path = queue.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        queue += [name for name in imported_modules(ROOT / path) if name not in PLUMBING]
+    return seen | {"vrpo/config.py"}  # through stage.py, which reads the parameters
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dependencies_are_the_imports(stage: str) -> None:
+    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    assert declared == closure(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_own_section_is_tracked_with_and_without_profile(stage: str) -> None:
+    tracked = set(STAGES[stage]["params"])
+    assert "profile" in tracked
+    if stage in PARAMS:
+        assert {stage, f"profiles.${{profile}}.{stage}"} <= tracked
+    for key in tracked - {"profile"}:
+        resolved = key.replace("${profile}", PARAMS["profile"])
+        node = PARAMS
+        for part in resolved.split("."):
+            assert part in node, f"{stage} tracks {resolved}, which params.yaml lacks"
+            node = node[part]
+
+
+def test_every_profile_lists_every_tracked_section() -> None:
+    sections = {key.rsplit(".", 1)[1] for stage in STAGES.values() for key in stage["params"] if key.startswith("profiles.")}
+    for name, profile in PARAMS["profiles"].items():
+        assert set(profile) == sections, f"profiles.{name}: DVC needs every tracked section, empty ones as {{}}"

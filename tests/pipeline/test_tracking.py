@@ -1,0 +1,251 @@
+"""Records survive everything; MLflow ends up holding each of their events once."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import mirror, tracking
+from pipeline.records import Record, digest, flatten, read_events
+from vrpo.config import Params, UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+TRAIN = {"stage": "train", "params": Params(), "arguments": ("ppo", 0)}
+FILE = Path("data/tracking/train-ppo-0.jsonl")
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database; making one takes seconds, copying it nothing."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mirror.init_database(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Path) -> Path:
+    """A project folder of its own, with an empty database."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    shutil.copy(database, "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def no_mirror(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+
+
+def select(query: str) -> list[tuple]:
+    with sqlite3.connect("mlflow.db") as database:
+        return database.execute(query).fetchall()
+
+
+def runs() -> list[tuple[str, str]]:
+    return select("SELECT name, status FROM runs ORDER BY start_time")
+
+
+def points(key: str) -> list[int]:
+    """Steps of all points of a metric, over all runs."""
+    return [step for (step,) in select(f"SELECT step FROM metrics WHERE key = '{key}' ORDER BY run_uuid, step")]
+
+
+def test_flatten_keeps_every_value_json_can_hold() -> None:
+    values = {"a": {"b": 1, "c": None}, "d": float("nan"), "e": [1, 2], "f": True, "g(h)": "text"}
+    assert flatten(values) == {"a/b": 1, "d": "nan", "e": "[1, 2]", "f": True, "g_h_": "text"}
+
+
+def test_record_file_tells_the_whole_run_as_it_happens(no_mirror: None) -> None:
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        record.metrics({"reward": {"observed": 0.5}}, step=3)
+        start, metrics = read_events(FILE)  # written while the run is open
+        assert (metrics["step"], metrics["values"]) == (3, {"reward/observed": 0.5})
+    assert start["name"] == "train ppo seed 0"
+    assert start["params"]["train.critic.beta"] == 1e-3
+    assert {key: start["tags"][key] for key in ("stage", "profile", "method", "seed")} == {
+        "stage": "train", "profile": "tiny", "method": "ppo", "seed": "0"
+    }  # fmt: skip
+    assert read_events(FILE)[-1]["status"] == "FINISHED"
+
+
+def test_failed_stage_is_recorded_and_its_error_passes(no_mirror: None) -> None:
+    with pytest.raises(ValueError, match="broken"), tracking.record("base", stage="base", params=Params()):
+        raise ValueError("broken")
+    end = read_events(Path("data/tracking/base.jsonl"))[-1]
+    assert (end["status"], end["error"]) == ("FAILED", "ValueError: broken")
+
+
+def killed_run(last: int) -> None:
+    """A record that stops in the middle of a line after step `last`."""
+    record = Record(FILE, {"name": "train ppo seed 0", "tags": {"stage": "train"}, "params": {}})
+    for step in range(last + 1):
+        record.metrics({"iteration": step, "loss": 1 / (step + 1)}, step)
+    record._file.close()
+    with FILE.open("a") as file:
+        file.write('{"event": "metr')
+
+
+def test_resumed_training_holds_every_row_once(no_mirror: None) -> None:
+    killed_run(last=5)
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        record.resume([{"iteration": step, "loss": 1 / (step + 1)} for step in range(4)])  # the checkpoint is older than the kill
+        for step in range(4, 8):
+            record.metrics({"iteration": step, "loss": 1 / (step + 1)}, step)
+    events = read_events(FILE)
+    assert [event["step"] for event in events if event["event"] == "metrics"] == list(range(8))
+    assert [event["event"] for event in events if event["event"] != "metrics"] == ["start", "resume", "end"]
+
+
+def test_rows_of_another_training_begin_a_run_of_their_own(no_mirror: None) -> None:
+    killed_run(last=5)
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        record.resume([{"iteration": step, "loss": 9.0} for step in range(3)])
+    events = read_events(FILE)
+    second = [event["event"] for event in events].index("start", 1)
+    assert [event["step"] for event in events[second:] if event["event"] == "metrics"] == [0, 1, 2]
+
+
+def test_outage_costs_one_line_and_loses_nothing(
+    workspace: Path, database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")  # nothing listens there
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        for step in range(600):
+            record.metrics({"loss": step / 7}, step)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: MLflow (http://127.0.0.1:9) did not take all of train-ppo-0") and "secret" not in line
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for _ in range(3):
+        assert tracking.sync() == 1
+        assert runs() == [("train ppo seed 0", "FINISHED")]
+        assert points("loss") == list(range(600))
+        FILE.with_suffix(".sync.json").unlink(missing_ok=True)  # a lost side file does not send anything twice
+    assert tracking.sync() == 1
+    shutil.copy(database, "mlflow.db")  # as if somebody had removed it
+    subprocess.run([sys.executable, "-m", "pipeline.tracking", "sync"], check=True)
+    assert points("loss") == list(range(600))
+
+
+def test_hanging_server_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(tracking, "GRACE_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        start = time.monotonic()
+        with tracking.record("base", stage="base", params=Params()) as record:
+            record.metrics({"loss": 1.0})
+        assert time.monotonic() - start < 3
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert read_events(Path("data/tracking/base.jsonl"))[-1]["status"] == "FINISHED"
+
+
+CHILD = """
+import sys, time
+from pipeline import tracking
+from vrpo.config import Params
+with tracking.record(f"train-ppo-{sys.argv[1]}", stage="train", params=Params(), arguments=("ppo", int(sys.argv[1]))) as record:
+    for step in range(50):
+        record.metrics({"iteration": step, "loss": step / 7}, step)
+    print("logged", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def start_stage(seed: int, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(seed), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_stages_at_once_on_a_cold_database(workspace: Path) -> None:
+    Path("mlflow.db").unlink()
+    stages = [start_stage(seed, 0) for seed in (0, 1)]
+    for stage in stages:
+        stage.communicate(timeout=60)
+        assert stage.returncode == 0
+    tracking.sync()  # on a very busy machine the children may have been given up
+    assert sorted(runs()) == [("train ppo seed 0", "FINISHED"), ("train ppo seed 1", "FINISHED")]
+    assert points("loss") == [*range(50), *range(50)]
+
+
+def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: Path) -> None:
+    stage = start_stage(0, 600)
+    assert stage.stdout.readline() == "logged\n"
+    stage.kill()
+    stage.communicate()
+    deadline = time.monotonic() + 20
+    while runs() != [("train ppo seed 0", "KILLED")] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert runs() == [("train ppo seed 0", "KILLED")]  # the mirror, alone, did that
+    record = Record(FILE, {})
+    record.resume([{"iteration": step, "loss": step / 7} for step in range(40)])
+    record.metrics({"loss": 8.0}, 50)  # 40 to 49 were logged before the kill
+    record.end("FINISHED")
+    tracking.sync()
+    assert runs()[0][1] == "FINISHED"
+    assert set(points("loss")) == set(range(51))
+
+
+def test_init_of_a_current_database_does_not_even_import_mlflow(workspace: Path) -> None:
+    code = "import sys; from pipeline import mirror; mirror.init_database(mirror.tracking_uri()); assert 'mlflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def checkpoint(folder: Path, seed: int) -> Path:
+    """A language model of a few hundred weights with a tokenizer of ten characters."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer(models.WordLevel({str(digit): digit for digit in range(10)} | {"<pad>": 10}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, pad_token_id=10, eos_token_id=10
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_models_are_known_and_the_best_policy_is_the_champion(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    candidates = [{"method": "vrpo", "seed": seed, "accuracy": {"mean": mean}} for seed, mean in ((0, 0.4), (1, 0.7))]
+    for seed in (0, 1):
+        checkpoint(Path(f"data/runs/vrpo-{seed}/policy"), seed)
+    with tracking.record("report", stage="report", params=Params()) as record:
+        record.artifact("data/runs/vrpo-1/policy/config.json")
+        record.model("data/runs/vrpo-0/policy", "policy", {"accuracy": 0.4})
+        assert record.champion(candidates) == "vrpo-1"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for _ in range(2):
+        tracking.sync()
+        Path("data/tracking/report.sync.json").unlink()  # everything is sent again
+    assert select("SELECT version FROM model_versions") == [(1,)]
+    assert len(select("SELECT * FROM logged_models WHERE name = 'policy'")) == 1
+    assert len(list(Path("mlartifacts").rglob("artifacts/config.json"))) == 1
+
+    import mlflow
+
+    champion = mlflow.pyfunc.load_model("models:/vrpo-policy@champion")
+    (folder,) = Path("mlartifacts").rglob("artifacts/artifacts/policy")
+    assert digest(folder) == digest(Path("data/runs/vrpo-1/policy"))
+    completions = champion.predict(["12", "1234"])
+    assert completions[0] == champion.predict(["12"])[0] != ""  # padding does not change a completion
+
+
+def test_sync_names_the_record_and_the_store_that_does_not_answer(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_run(last=0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(
+        UserError, match=r"^data/tracking/train-ppo-0.jsonl: MLflow \(http://127.0.0.1:9\) did not take the record.*sync again$"
+    ):
+        tracking.sync()

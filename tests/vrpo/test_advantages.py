@@ -1,0 +1,75 @@
+"""GAE and group advantages against independent float64 references written from the equations."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vrpo.advantages import compute_gae, group_relative_advantages
+
+
+def reference_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """A_t = sum_l (gamma lam)^l delta_{t+l} on one gapless sequence, as the double sum it is."""
+    ends = [*values[1:], 0.0][: len(values)]
+    deltas = [r + gamma * after - v for r, v, after in zip(rewards, values, ends, strict=True)]
+    return [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, len(deltas))) for t in range(len(deltas))]
+
+
+@st.composite
+def ragged_batches(draw):
+    rows, width = draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    number = st.floats(-3, 3, allow_nan=False)
+    table = st.lists(st.lists(number, min_size=width, max_size=width), min_size=rows, max_size=rows)
+    mask = draw(st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=rows, max_size=rows))
+    return draw(table), draw(table), mask, draw(st.floats(0.5, 1)), draw(st.floats(0, 1))
+
+
+@given(ragged_batches())
+@settings(max_examples=60, deadline=None)
+def test_gae_equals_the_double_sum_with_gaps_taken_out(batch) -> None:
+    rewards, values, mask, gamma, lam = batch
+    spoilt_rewards, spoilt_values = torch.tensor(rewards, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
+    keep = torch.tensor(mask)
+    spoilt_rewards[~keep], spoilt_values[~keep] = 999.0, math.nan
+    result = compute_gae(spoilt_rewards, spoilt_values, keep, gamma, lam)
+    for row, kept in enumerate(mask):
+        places = [t for t, here in enumerate(kept) if here]
+        expected = reference_gae([rewards[row][t] for t in places], [values[row][t] for t in places], gamma, lam)
+        assert result[row, places].tolist() == pytest.approx(expected, abs=1e-9)
+        assert result[row, [t for t, here in enumerate(kept) if not here]].abs().sum() == 0
+
+
+def test_lambda_one_target_is_the_return_whatever_the_values() -> None:
+    rewards, mask = torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool)
+    for values in (torch.zeros(1, 3), torch.tensor([[5.0, -2.0, 0.3]])):
+        assert torch.allclose(compute_gae(rewards, values, mask, 1.0, 1.0) + values, torch.ones(1, 3))
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=12, max_size=12), st.floats(0.1, 5), st.floats(-3, 3))
+@settings(max_examples=40, deadline=None)
+def test_group_advantages_ignore_affine_changes_of_the_reward(scores, scale, shift) -> None:
+    plain = group_relative_advantages(torch.tensor(scores, dtype=torch.float64), 4)
+    changed = group_relative_advantages(torch.tensor(scores, dtype=torch.float64) * scale + shift, 4)
+    assert torch.allclose(plain, changed, atol=1e-4)
+
+
+def test_group_advantages_by_hand() -> None:
+    result = group_relative_advantages(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]), 4)
+    assert result[:4].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-4)  # std with n - 1 is 0.5
+    assert result[4:].tolist() == [0.0] * 4
+
+
+def test_unscored_rows_enter_no_group_statistic() -> None:
+    scores = torch.tensor([1.0, 0.0, 777.0, 1.0, 0.0, 1.0])
+    scored = torch.tensor([True, True, False, True, True, True])
+    result = group_relative_advantages(scores, 3, scored)
+    assert result[2] == 0
+    assert result[:2].tolist() == pytest.approx([2**-0.5, -(2**-0.5)], abs=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "group"), [(4, 1), (5, 2)])
+def test_impossible_groups_are_refused(rows: int, group: int) -> None:
+    with pytest.raises(ValueError, match="group_size"):
+        group_relative_advantages(torch.zeros(rows), group)

@@ -1,0 +1,59 @@
+"""The value model: depth, determinism, states, saving."""
+
+import pytest
+import torch
+
+from vrpo.critic import ValueHead, ValueModel, response_states
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_head_is_deterministic_without_noise_and_samples_with_it(depth: int) -> None:
+    torch.manual_seed(0)
+    head = ValueHead(8, depth, 4)
+    torch.nn.init.normal_(head.decoder[-1].weight)
+    hidden = torch.randn(3, 5, 8)
+    assert torch.equal(head(hidden).values, head(hidden).values)
+    noisy = head(hidden, torch.randn(3, 5, depth, 4))
+    assert torch.equal(noisy.values, head(hidden).values) == (depth == 0)
+    assert torch.equal(head(hidden, torch.zeros(3, 5, depth, 4)).values, head(hidden).values)
+    assert (noisy.kl > 0).all() == (depth > 0)
+    assert (noisy.kl_per_dimension is None) == (depth == 0)
+    if depth == 1:
+        assert torch.allclose(noisy.kl_per_dimension.sum(-1), noisy.kl, atol=1e-5)
+    if depth == 2:
+        assert (noisy.kl > noisy.kl_per_dimension.sum(-1)).all()  # the second layer pays too
+
+
+def test_states_of_a_response_start_at_the_last_prompt_token() -> None:
+    hidden = torch.arange(7).float().view(1, 7, 1)  # prompt of 4, response of 3
+    assert response_states(hidden, 3).flatten().tolist() == [3.0, 4.0, 5.0]
+
+
+def test_values_do_not_depend_on_left_padding_or_on_later_tokens(policy) -> None:
+    critic = ValueModel.from_policy(policy, shared=False, depth=1, latent_size=4, seed=0).eval()
+    torch.nn.init.normal_(critic.head.decoder[-1].weight)
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    padded = torch.tensor([[0, 0, 5, 6, 7, 8, 3]])
+    plain = critic(ids, torch.ones_like(ids, dtype=torch.bool)).values
+    shifted = critic(padded, torch.tensor([[False] * 2 + [True] * 5])).values
+    assert torch.allclose(plain[0, :4], shifted[0, 2:6], atol=1e-5)
+
+
+def test_separate_backbone_is_a_copy_and_shared_one_is_not(policy) -> None:
+    assert ValueModel.from_policy(policy, shared=True, depth=0, latent_size=1, seed=0).backbone is policy.base_model
+    separate = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0).backbone
+    assert separate is not policy.base_model
+    assert torch.equal(separate.embed_tokens.weight, policy.base_model.embed_tokens.weight)
+    assert separate.embed_tokens.weight.data_ptr() != policy.base_model.embed_tokens.weight.data_ptr()
+
+
+def test_saved_value_model_gives_the_same_values(policy, tmp_path) -> None:
+    critic = ValueModel.from_policy(policy, shared=False, depth=2, latent_size=4, seed=3).eval()
+    torch.nn.init.normal_(critic.head.decoder[-1].weight)
+    critic.save_pretrained(tmp_path / "value_model")
+    loaded = ValueModel.from_pretrained(tmp_path / "value_model")
+    ids = torch.randint(3, 12, (2, 6))
+    assert torch.allclose(loaded(ids, torch.ones_like(ids)).values, critic(ids, torch.ones_like(ids)).values, atol=1e-6)
+    assert not list((tmp_path / "value_model").rglob("*.bin"))
+    with pytest.raises(FileNotFoundError, match="value_head.json"):
+        ValueModel.from_pretrained(tmp_path)

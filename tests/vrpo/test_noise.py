@@ -1,0 +1,41 @@
+"""Noise: right rates, no dependence on order, honest confusion matrix."""
+
+import math
+
+import pytest
+
+from vrpo.rewards.noise import NoiseChannel, confusion, majority_vote
+
+
+def test_flips_hit_their_rates() -> None:
+    channel = NoiseChannel(0.1, 0.3, seed=0)
+    clean = [0.0] * 20_000 + [1.0] * 20_000
+    observed = channel(clean, step=1, ids=[str(i) for i in range(40_000)], samples=[0] * 40_000)
+    measured = confusion(observed, clean)
+    assert measured["false_positive_rate"] == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 20_000))
+    assert measured["true_positive_rate"] == pytest.approx(0.7, abs=4 * math.sqrt(0.21 / 20_000))
+
+
+def test_a_flip_depends_on_its_key_alone() -> None:
+    channel, ids = NoiseChannel(0.5, 0.5, seed=0), [str(i) for i in range(64)]
+    forward = channel([1.0] * 64, step=3, ids=ids, samples=[0] * 64)
+    backward = channel([1.0] * 64, step=3, ids=ids[::-1], samples=[0] * 64)[::-1]
+    assert forward == backward
+    for changed in ({"step": 4, "samples": [0] * 64}, {"step": 3, "samples": [1] * 64}):
+        assert channel([1.0] * 64, ids=ids, **changed) != forward
+    assert NoiseChannel(0.5, 0.5, seed=1)([1.0] * 64, step=3, ids=ids, samples=[0] * 64) != forward
+
+
+def test_unscored_stays_unscored() -> None:
+    assert NoiseChannel(1.0, 1.0, seed=0)([None, 1.0, 0.0], step=0, ids=list("abc"), samples=[0] * 3) == [None, 0.0, 1.0]
+
+
+def test_majority_vote_counts_only_answers_and_breaks_ties_by_order() -> None:
+    assert majority_vote(["4", None, "4", "7"]) == ("4", 0.5)
+    assert majority_vote(["7", "4"]) == ("7", 0.5)
+    assert majority_vote([None, None]) == (None, 0.0)
+
+
+def test_confusion_by_hand() -> None:
+    result = confusion([1.0, 0.0, 1.0, None, 1.0], [1.0, 1.0, 0.0, 1.0, None])
+    assert result == {"true_positive_rate": 0.5, "false_positive_rate": 1.0, "youden_j": -0.5, "accuracy": 1 / 3, "scored": 0.8}

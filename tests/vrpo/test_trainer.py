@@ -1,0 +1,233 @@
+"""The loop: invariances, equivalences, exact resume, honest counting."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import tiny_policy
+from vrpo.config import GenerationConfig, TrainConfig, UserError
+from vrpo.scoring import at_last_token, new_experience
+from vrpo.trainer import Trainer
+from vrpo.types import Rollout
+
+BASE = {
+    "iterations": 3,
+    "rollouts": 88,
+    "group_size": 4,
+    "minibatches": 2,
+    "micro_batch_size": 64,
+    "learning_rate": 1e-2,
+    "measure_every": 1,
+    "monte_carlo_prefixes": 6,
+    "monte_carlo_samples": 2,
+    "critic": {"warmup_rollouts": 16, "warmup_epochs": 1, "latent_size": 4},
+}
+
+
+def config(**changes) -> TrainConfig:
+    merged = copy.deepcopy(BASE)
+    for key, value in changes.items():
+        merged[key] = merged[key] | value if isinstance(value, dict) else value
+    return TrainConfig.model_validate(merged)
+
+
+def count_digits(prompts, responses, **columns) -> list[float]:
+    """A reward that random policies get sometimes: the share of digits is high."""
+    return [float(sum(c.isdigit() for c in text) >= 0.5 * max(len(text), 1)) for text in responses]
+
+
+def trainer(tokenizer, problems, method="vrpo", seed=0, reward=count_digits, **kwargs) -> Trainer:
+    settings = config(**kwargs.pop("changes", {}))
+    generation = GenerationConfig(max_new_tokens=8, batch_size=kwargs.pop("batch_size", 512))
+    policy, validation = tiny_policy(tokenizer), problems[:8]
+    return Trainer(
+        settings, policy, tokenizer, problems, reward, method=method, seed=seed, generation=generation, validation=validation, **kwargs
+    )
+
+
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in run.models.state_dict().items()}
+
+
+def timeless(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in log]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name] - b[name]).abs().max() <= tolerance, name
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo", "vrpo"])
+def test_same_seed_same_run_and_resume_is_bit_exact(tokenizer, problems, tmp_path, method: str) -> None:
+    unbroken = trainer(tokenizer, problems, method)
+    log = unbroken.run()
+    for stop_after in range(3):
+        path = tmp_path / f"{method}-{stop_after}.safetensors"
+
+        def stop(row, last=stop_after) -> None:
+            if row["iteration"] == last:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tokenizer, problems, method, checkpoint=path, on_log=stop).run()
+        seen: list = []
+        resumed = trainer(tokenizer, problems, method, checkpoint=path, on_resume=seen.extend)
+        assert timeless(resumed.run()) == timeless(log)
+        assert [row["iteration"] for row in seen] == list(range(stop_after + 1))
+        assert_same(weights(resumed), weights(unbroken))
+    assert timeless(trainer(tokenizer, problems, method, seed=1).run()) != timeless(log)
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo", "vrpo"])
+def test_micro_batches_and_generation_batches_change_nothing(tokenizer, problems, method: str) -> None:
+    whole = trainer(tokenizer, problems, method)
+    whole.run()
+    split = trainer(tokenizer, problems, method, changes={"micro_batch_size": 3}, batch_size=5)
+    split.run()
+    assert_same(weights(whole), weights(split), 1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["separate", "shared"])
+def test_vrpo_without_its_three_changes_is_ppo_step_for_step(tokenizer, problems, backbone: str) -> None:
+    ppo = trainer(tokenizer, problems, "ppo", changes={"critic": {"backbone": backbone}})
+    off = {"backbone": backbone, "depth": 0, "beta": 0.0, "entropy_weight": 0.0, "perplexity_weight": 0.0}
+    vrpo = trainer(tokenizer, problems, "vrpo", changes={"critic": off})
+    shared_keys = ("iteration", "rollouts", "reward/observed", "policy/loss", "critic/mse", "policy/grad_norm", "critic/grad_norm")
+    for a, b in zip(ppo.run(), vrpo.run(), strict=True):
+        assert {key: a.get(key) for key in shared_keys} == {key: b.get(key) for key in shared_keys}
+    theirs = weights(vrpo)
+    theirs.pop("critic.lm_head")
+    assert_same(weights(ppo), theirs)
+
+
+@pytest.mark.parametrize("change", [{"beta": 0.5}, {"entropy_weight": 2.0}, {"perplexity_weight": 2.0}, {"depth": 2}, {"activation_ratio": 0.2}])
+def test_each_of_vrpos_parts_changes_the_critic(tokenizer, problems, change) -> None:
+    plain = trainer(tokenizer, problems, "vrpo").run()
+    changed = trainer(tokenizer, problems, "vrpo", changes={"critic": change}).run()
+    assert plain[1]["critic/grad_norm"] != changed[1]["critic/grad_norm"]
+
+
+def test_semantic_head_stays_frozen_or_learns(tokenizer, problems) -> None:
+    for kind, moves in (("frozen", False), ("learned", True)):
+        run = trainer(tokenizer, problems, "vrpo", changes={"critic": {"semantic_head": kind}})
+        before, norm = run.critic.lm_head.detach().clone(), run.critic.backbone.norm.weight.detach().clone()
+        run.run()
+        assert (not torch.equal(run.critic.lm_head, before)) == moves
+        assert (not torch.equal(run.critic.backbone.norm.weight, norm)) == moves
+
+
+def test_policy_rests_during_value_warmup_also_with_a_shared_backbone(tokenizer, problems) -> None:
+    for backbone in ("separate", "shared"):
+        run = trainer(tokenizer, problems, "vrpo", changes={"critic": {"backbone": backbone}})
+        before = {name: tensor.clone() for name, tensor in run.policy.state_dict().items()}
+        head = run.critic.head.decoder[0].weight.detach().clone()
+        run.warm_up()
+        assert_same(before, dict(run.policy.state_dict()))
+        assert not torch.equal(run.critic.head.decoder[0].weight, head)
+
+
+def test_methods_are_matched_in_rollouts_and_policy_updates(tokenizer, problems) -> None:
+    totals = set()
+    for method in ("ppo", "grpo", "vrpo"):
+        asked = []
+
+        def reward(prompts, responses, asked=asked, **columns):
+            asked.append((columns["step"], len(responses)))
+            return count_digits(prompts, responses)
+
+        run = trainer(tokenizer, problems, method, reward=reward, clean_reward=count_digits, changes={"rollouts": 112})
+        run.run()
+        assert sum(count for _, count in asked) == run.rollouts
+        totals.add((run.rollouts, run.policy_updates))
+    assert totals == {(112, 6)} or {t[1] for t in totals} == {6} and max(t[0] for t in totals) - min(t[0] for t in totals) < 12
+
+
+def test_unscored_responses_leave_every_loss_and_are_counted(tokenizer, problems) -> None:
+    def half(prompts, responses, **columns):
+        return [None if i % 2 else score for i, score in enumerate(count_digits(prompts, responses))]
+
+    run = trainer(tokenizer, problems, "vrpo", reward=half)
+    log = run.run()
+    assert all(row["reward/unscored"] == 0.5 for row in log)
+    rollout = Rollout(*(torch.ones(2, 3, dtype=kind) for kind in (torch.long, torch.bool, torch.long, torch.bool, torch.float)))
+    experience = new_experience(rollout, torch.tensor([1.0, 777.0]), torch.tensor([True, False]))
+    assert experience.rewards.tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert experience.response_mask.tolist() == [[True] * 3, [False] * 3]
+
+
+def test_rewards_that_are_wrong_in_kind_stop_the_run_with_a_name(tokenizer, problems) -> None:
+    with pytest.raises(UserError, match="reward 0 in iteration 0 is nan"):
+        trainer(tokenizer, problems, "ppo", reward=lambda prompts, responses, **_: [float("nan")] * len(responses)).run()
+    with pytest.raises(UserError, match="1 scores for 16 responses"):
+        trainer(tokenizer, problems, "ppo", reward=lambda prompts, responses, **_: [1.0]).run()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tokenizer, problems, tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    run = trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"lr_warmup": 0})
+    spoil = run.algorithm.estimate
+
+    def estimate(experience, rewards):
+        advantages, returns = spoil(experience, rewards)
+        return advantages * (float("nan") if run.iteration >= 1 else 1.0), returns
+
+    run.algorithm.estimate = estimate
+    with pytest.raises(UserError, match="policy's gradient is nan in iteration 2.*lower train.learning_rate"):
+        run.run()
+    assert trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"lr_warmup": 0}).run()[-1]["iteration"] == 3
+
+
+def test_checkpoint_refuses_another_run_by_name(tokenizer, problems, tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    trainer(tokenizer, problems, "ppo", checkpoint=path).run()
+    with pytest.raises(UserError, match="config.learning_rate was 0.01, now 0.02"):
+        trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"learning_rate": 0.02}).run()
+    with pytest.raises(UserError, match="data was"):
+        trainer(tokenizer, problems[1:], "ppo", checkpoint=path).run()
+    with pytest.raises(UserError, match="method was 'ppo', now 'vrpo'"):
+        trainer(tokenizer, problems, "vrpo", checkpoint=path).run()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="broken checkpoint"):
+        trainer(tokenizer, problems, "ppo", checkpoint=path).run()
+
+
+def test_padding_content_never_reaches_a_loss(tokenizer, problems) -> None:
+    """Garbage planted in masked places of an experience leaves every gradient as it was."""
+    gradients = []
+    for garbage in (0.0, 999.0, float("nan")):
+        run = trainer(tokenizer, problems, "vrpo")
+        rows = problems[:40]
+        experience, _ = run.collect(rows, [0] * 40, iteration=1)
+        experience = replace(experience, latent_noise=run._latent_noise(experience, 1, 0))
+        hidden_from_loss = ~experience.response_mask
+        for name in ("logprobs", "rewards", "values", "advantages", "returns", "reference_logprobs"):
+            value = getattr(experience, name).clone()
+            value[hidden_from_loss] = garbage
+            experience = replace(experience, **{name: value})
+        assert hidden_from_loss.any()
+        run.optimizer_step(experience, 1, True, True)
+        gradients.append({name: p.grad.clone() for name, p in run.models.named_parameters() if p.grad is not None})
+    for other in gradients[1:]:
+        assert_same(gradients[0], other)
+
+
+def test_score_lands_on_the_last_response_token() -> None:
+    mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
+    assert at_last_token(torch.tensor([2.0, 3.0, 9.0]), mask).tolist() == [[0, 2, 0], [0, 0, 3], [0, 0, 0]]
+
+
+def test_learning_works(tokenizer, problems) -> None:
+    """All methods raise a reward that is easy to raise."""
+
+    def mostly_digits(prompts, responses, **columns):
+        return [float(sum(c.isdigit() for c in text) >= 0.8 * max(len(text), 1)) for text in responses]
+
+    for method in ("ppo", "grpo", "vrpo"):
+        changes = {"iterations": 10, "rollouts": 656, "minibatches": 4, "learning_rate": 2e-2, "lr_warmup": 0}
+        log = trainer(tokenizer, problems, method, reward=mostly_digits, changes=changes).run()
+        rewards = [row["reward/observed"] for row in log if "policy/loss" in row]
+        assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2, method

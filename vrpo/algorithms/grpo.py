@@ -1,0 +1,27 @@
+"""Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): several responses per prompt instead of a critic."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vrpo.advantages import group_relative_advantages
+from vrpo.config import TrainConfig
+from vrpo.types import Experience
+
+
+class GRPO:
+    """Advantages are scores normalised within the responses to one prompt; every token of a response gets the same one.
+
+    Its policy loss is PPO's, averaged over all tokens of the optimiser batch.
+    """
+
+    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
+        self.group_size = config.group_size
+        self.warmup_rollouts = 0
+        self.critic = None
+
+    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
+        """Advantages [B, T]; there are no value targets. Token-level penalties count into the response's score."""
+        scores = (rewards * experience.response_mask).sum(1)
+        advantages = group_relative_advantages(scores, self.group_size, experience.scored)
+        return advantages[:, None] * experience.response_mask, None

@@ -1,0 +1,72 @@
+"""Proximal policy optimisation (Schulman et al. 2017) for token-level decisions, with a plain value model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.advantages import compute_gae
+from vrpo.config import TrainConfig
+from vrpo.critic import ValueModel
+from vrpo.losses import value_loss
+from vrpo.masking import masked_mean
+from vrpo.types import Experience
+
+
+class PPO:
+    """Advantages from GAE over a learned value model; one response per prompt.
+
+    The trainer asks an algorithm for its critic, for what the critic says about a rollout (`read`, `annotate`), for advantages and
+    value targets (`estimate`) and for the terms of the value loss (`value_terms`).
+
+    Args:
+        config: the run's parameters.
+        policy: the SFT model, from which the critic starts.
+        seed: draws the value head.
+    """
+
+    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
+        self.config = config
+        self.group_size = 1
+        self.warmup_rollouts = config.critic.warmup_rollouts
+        self.critic: ValueModel | None = self.build_critic(policy, seed)
+
+    def build_critic(self, policy: nn.Module, seed: int) -> ValueModel:
+        """A value head without bottleneck on the policy's backbone or a copy of it."""
+        return ValueModel.from_policy(policy, shared=self.config.critic.backbone == "shared", depth=0, latent_size=1, seed=seed)
+
+    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets, both [B, T].
+
+        The policy's advantages use `gae_lambda`; the targets R_t = A_t + V_t use the critic's own lambda (VC-PPO,
+        arXiv 2503.01491), 1 by default: the undiscounted return, whatever the values were.
+        """
+        values, mask = experience.values, experience.response_mask
+        advantages = compute_gae(rewards, values, mask, self.config.gamma, self.config.gae_lambda)
+        returns = compute_gae(rewards, values, mask, self.config.gamma, self.config.critic.gae_lambda) + values
+        return advantages, torch.where(mask, returns, torch.zeros_like(returns))
+
+    def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
+        """Per-token readings of the critic, [B, T] each, from its states `hidden` [B, T, H]. PPO: the values."""
+        return {"values": self.critic.head(hidden).values}
+
+    def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:
+        """Add the readings of a whole rollout batch to it."""
+        return replace(experience, values=readings["values"])
+
+    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of the value loss; their sum is minimised. PPO: L_mse = mean_t (V_t - R_t)^2.
+
+        Args:
+            batch: a micro-batch.
+            hidden: float [B, T, H], the critic's states, with gradient.
+            counts: True positions of each mask in the whole optimiser batch, by mask name.
+        """
+        return {"mse": self._mse(batch, self.critic.head(hidden).values, counts)}
+
+    def _mse(self, batch: Experience, values: Tensor, counts: dict[str, Tensor]) -> Tensor:
+        errors = value_loss(values, batch.returns, batch.values, self.config.critic.clip_range)
+        return masked_mean(errors, batch.response_mask, counts["response_mask"])
+

@@ -1,0 +1,102 @@
+"""VRPO (arXiv 2508.03058) as a difference from PPO: the policy update is the same, the value model absorbs the noise.
+
+Three changes to the critic:
+
+1. a variational bottleneck between backbone and value: V_t = q_psi(z_t), z_t ~ N(mu(x_t), sigma^2(x_t)), paid for by
+   beta * KL(N(mu, sigma^2) || N(0, I));
+2. an entropy loss, 0.5 * mean H[P_V(. | x_t)], on the 80 % of tokens with the highest entropy;
+3. a perplexity loss, 0.5 * mean -log P_V(y_t | x_t), on the 80 % with the highest surprisal,
+
+with P_V the softmax of a frozen copy of the SFT model's LM head on the critic's states x_t. Which tokens are uncertain is
+decided anew in each iteration, over all its rollouts. With beta = 0, depth 0 and zero weights nothing is left but PPO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from vrpo.algorithms.ppo import PPO
+from vrpo.critic import ValueModel
+from vrpo.masking import masked_mean
+from vrpo.semantics import response_statistics, semantic_losses, top_ratio_mask
+from vrpo.types import Experience
+
+FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+
+
+class VRPO(PPO):
+    """PPO with the paper's value model. Arguments as `PPO`; see `CriticConfig` for depth, beta, weights and activation ratio."""
+
+    def build_critic(self, policy: nn.Module, seed: int) -> ValueModel:
+        critic_config = self.config.critic
+        critic = ValueModel.from_policy(
+            policy,
+            shared=critic_config.backbone == "shared",
+            depth=critic_config.depth,
+            latent_size=critic_config.latent_size,
+            seed=seed,
+        )
+        frozen = critic_config.semantic_head == "frozen"
+        critic.lm_head = nn.Parameter(policy.get_output_embeddings().weight.detach().clone(), requires_grad=not frozen)
+        if frozen and self._semantic and critic_config.backbone == "separate":
+            freeze_final_norm(critic.backbone)
+        return critic
+
+    @property
+    def _semantic(self) -> bool:
+        return self.config.critic.entropy_weight > 0 or self.config.critic.perplexity_weight > 0
+
+    def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
+        """Values (from the latent's mean), latent KL [B, T, Z], and entropy and surprisal under the LM head."""
+        output = self.critic.head(hidden)
+        readings = {"values": output.values}
+        if output.kl_per_dimension is not None:
+            readings["latent_kl"] = output.kl_per_dimension
+        if self._semantic:
+            readings["entropy"], readings["surprisal"] = self._statistics(batch, hidden)
+        return readings
+
+    def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:
+        """Choose the tokens of both semantic losses: the top `activation_ratio` over the whole rollout batch."""
+        experience = super().annotate(experience, readings)
+        if not self._semantic:
+            return experience
+        mask, ratio = experience.response_mask, self.config.critic.activation_ratio
+        return replace(
+            experience,
+            entropy_mask=top_ratio_mask(readings["entropy"], mask, ratio),
+            surprisal_mask=top_ratio_mask(readings["surprisal"], mask, ratio),
+        )
+
+    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """L_value = L_mse + beta * L_kl + 0.5 * L_ent + 0.5 * L_ppl, with the weights of the run."""
+        weights = self.config.critic
+        output = self.critic.head(hidden, batch.latent_noise)
+        terms = {"mse": self._mse(batch, output.values, counts)}
+        if weights.depth and weights.beta:
+            terms["kl"] = weights.beta * masked_mean(output.kl, batch.response_mask, counts["response_mask"])
+        if self._semantic:
+            entropy, perplexity = semantic_losses(
+                *self._statistics(batch, hidden), batch.entropy_mask, batch.surprisal_mask, counts["entropy_mask"], counts["surprisal_mask"]
+            )
+            terms["entropy"] = weights.entropy_weight * entropy
+            terms["perplexity"] = weights.perplexity_weight * perplexity
+        return terms
+
+    def _statistics(self, batch: Experience, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return response_statistics(hidden, self.critic.lm_head, batch.responses, batch.response_mask)
+
+
+def freeze_final_norm(backbone: nn.Module) -> None:
+    """Keep the norm that belongs to the frozen head frozen with it.
+
+    Raises:
+        ValueError: the backbone's last norm has none of the usual names.
+    """
+    for name in FINAL_NORMS:
+        if isinstance(norm := getattr(backbone, name, None), nn.Module):
+            norm.requires_grad_(False)
+            return
+    raise ValueError(f"{type(backbone).__name__} has no final norm named {', '.join(FINAL_NORMS)}; set critic.semantic_head: learned")

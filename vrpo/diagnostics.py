@@ -1,0 +1,157 @@
+"""Is the critic alive, is the reward being gamed? Numbers computed beside training; nothing here feeds back into it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrpo.critic import ValueModel, backbone_states
+from vrpo.generation import generate, pad_prompts
+from vrpo.masking import masked_mean, masked_var
+from vrpo.types import Experience
+
+ACTIVE_UNIT_NATS = 0.01  # a latent dimension with less KL than this carries nothing
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - Var(R - V) / Var(R) over True positions: 1 perfect, 0 no better than a constant. NaN where returns do not vary."""
+    variance = masked_var(returns, mask)
+    return float(1 - masked_var(returns - values, mask) / variance) if variance > 0 else math.nan
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's correlation of two [N] tensors, NaN where one of them is constant."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    norm = a.norm() * b.norm()
+    return float(a @ b / norm) if norm > 1e-12 else math.nan
+
+
+def terminal_returns(scores: Tensor, mask: Tensor) -> Tensor:
+    """The undiscounted return of every token, [B, T], when the only reward is `scores` [B] at the end."""
+    return scores[:, None] * mask
+
+
+def critic_metrics(experience: Experience, observed: Tensor, clean: Tensor | None) -> dict[str, float]:
+    """Fit of the rollout's values to observed and to clean returns. `observed` and `clean` are scores [B]."""
+    mask = experience.response_mask
+    metrics = {}
+    for name, scores in (("observed", observed), ("clean", clean)):
+        if scores is None:
+            continue
+        returns = terminal_returns(scores, mask)
+        metrics[f"critic/ev_{name}"] = explained_variance(experience.values, returns, mask)
+        metrics[f"critic/mse_{name}"] = float(masked_mean((experience.values - returns) ** 2, mask))
+    return metrics
+
+
+@dataclass(frozen=True)
+class MonteCarloCheck:
+    """The critic against what really happens from a state on.
+
+    Attributes:
+        values: float [N], the critic's V(s).
+        monte_carlo: float [N], mean clean reward of fresh continuations from s.
+    """
+
+    values: Tensor
+    monte_carlo: Tensor
+
+    @property
+    def correlation(self) -> float:
+        return correlation(self.values, self.monte_carlo)
+
+    @property
+    def mean_squared_error(self) -> float:
+        return float((self.values - self.monte_carlo).square().mean())
+
+
+@torch.no_grad()
+def monte_carlo_check(
+    policy: Any,
+    critic: ValueModel,
+    prompts: Sequence[Sequence[int]],
+    score: Callable[[list[list[int]]], Sequence[float | None]],
+    *,
+    samples: int,
+    seed: int,
+    batch_size: int = 256,
+    **generation: Any,
+) -> MonteCarloCheck:
+    """Compare V(s) with the mean clean return of `samples` fresh continuations, at one random state of one rollout per prompt.
+
+    Args:
+        policy, critic: models on one device.
+        prompts: N lists of token ids.
+        score: clean reward of whole responses (token ids), one list of N * samples; responses to one prompt stand together.
+        generation: arguments of `generate` other than seed.
+    """
+    rollout = generate(policy, prompts, seed=seed, **generation)
+    draws = torch.rand(len(prompts), generator=torch.Generator().manual_seed(seed + 1))
+    cuts = (draws * rollout.lengths).long()  # y_<cut is kept: cut 0 is the bare prompt
+    prefixes = [rollout.responses[row, :cut].tolist() for row, cut in enumerate(cuts.tolist())]
+    states = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
+
+    repeated = [state for state in states for _ in range(samples)]
+    continuation = generate(policy, repeated, seed=seed + 2, **generation)
+    responses = [
+        prefixes[row // samples] + continuation.responses[row][continuation.response_mask[row]].tolist() for row in range(len(repeated))
+    ]
+    scores = torch.tensor([math.nan if value is None else value for value in score(responses)])
+
+    values = []
+    for start in range(0, len(states), batch_size):
+        ids, mask = pad_prompts(states[start : start + batch_size], generation["pad_token_id"])
+        ids, mask = ids.to(policy.device), mask.to(policy.device)
+        values.append(critic.head(backbone_states(critic.backbone, ids, mask)[:, -1:]).values[:, 0].cpu())
+    return MonteCarloCheck(torch.cat(values), scores.view(-1, samples).nanmean(1))
+
+
+def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float]:
+    """Nats through the first bottleneck and its active units, from the reading `latent_kl` [B, T, Z] where there is one."""
+    if "latent_kl" not in readings:
+        return {}
+    per_dimension = readings["latent_kl"][mask].mean(0)
+    return {"critic/active_units": float((per_dimension > ACTIVE_UNIT_NATS).sum()), "critic/latent_kl": float(per_dimension.sum())}
+
+
+@dataclass(frozen=True)
+class HealthWarning:
+    """One of the paper's failure signatures, seen while training."""
+
+    check: str
+    iteration: int
+    message: str
+
+
+def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> list[HealthWarning]:
+    """Failure signatures that the last rows of a log show (method.md; arXiv 2508.03058, failure signatures).
+
+    Args:
+        history: log rows so far, the newest last.
+        patience: rows in a row for which explained variance must be dead before it is called so.
+    """
+    if not history:
+        return []
+    row, found = history[-1], []
+
+    def warn(check: str, message: str) -> None:
+        found.append(HealthWarning(check, int(row["iteration"]), message))
+
+    recent = [r["critic/ev_observed"] for r in history[-patience:] if "critic/ev_observed" in r]
+    if len(recent) == patience and all(value <= 0.0 for value in recent):
+        warn("dead critic", f"explained variance <= 0 for {patience} iterations: train the critic longer (critic.epochs, critic.warmup_rollouts) or lower critic.beta")
+    if row.get("length/inflation", 1.0) > 1.5:
+        warn("length inflation", f"responses are {row['length/inflation']:.2f} times as long as at the start: look for reward hacking; add train.kl_coefficient")
+    accuracies = [r["validation/accuracy"] for r in history if "validation/accuracy" in r]
+    if len(accuracies) > 1 and "validation/accuracy" in row and max(accuracies) - accuracies[-1] > 0.15:
+        warn("accuracy collapse", f"held-out accuracy fell from {max(accuracies):.3f} to {accuracies[-1]:.3f}: lower train.learning_rate or the noise")
+    if row.get("critic/kl", 0.0) > row.get("critic/mse", float("inf")):
+        warn("latent KL dominates", "beta * KL is larger than the squared error: lower critic.beta")
+    if row.get("critic/active_units", 1.0) == 0:
+        warn("latent collapse", "no latent unit carries information, the values are a constant: lower critic.beta")
+    return found

@@ -1,0 +1,143 @@
+"""Sampling from a policy and scoring it on problems, with intervals that respect that samples of one problem are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrpo.config import GenerationConfig
+from vrpo.critic import ValueModel, backbone_states, response_states
+from vrpo.generation import decode, encode, generate, generation_settings
+from vrpo.seeding import derive_seed
+from vrpo.types import Rollout
+
+
+def sample_texts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    samples: int,
+    generation: GenerationConfig,
+    *,
+    seed: tuple[object, ...],
+    progress: str | None = None,
+) -> tuple[list[list[str]], list[Rollout]]:
+    """`samples` responses to each prompt.
+
+    Returns:
+        texts, one list of `samples` per prompt, and the rollouts they come from: chunks of rows in the same order, samples
+        of one prompt together.
+    """
+    from tqdm import tqdm
+
+    settings = generation_settings(model, tokenizer, generation)
+    repeated = [ids for ids in encode(tokenizer, prompts) for _ in range(samples)]
+    texts: list[str] = []
+    rollouts = []
+    with tqdm(total=len(repeated), desc=progress, unit="response", disable=progress is None) as bar:
+        for start in range(0, len(repeated), generation.batch_size):
+            rows = repeated[start : start + generation.batch_size]
+            rollouts.append(generate(model, rows, seed=derive_seed(*seed, start), **settings))
+            texts += decode(tokenizer, rollouts[-1])
+            bar.update(len(rows))
+    return [texts[i : i + samples] for i in range(0, len(texts), samples)], rollouts
+
+
+@dataclass(frozen=True)
+class PolicySamples:
+    """Responses of one policy to problems, drawn once and looked at from several sides.
+
+    Attributes:
+        rows: the problems.
+        texts: one list of responses per problem.
+        rollouts: the same responses as tokens, in order (see `sample_texts`).
+        clean: score of each response against the clean answer, flat.
+    """
+
+    rows: list[dict[str, Any]]
+    texts: list[list[str]]
+    rollouts: list[Rollout]
+    clean: list[float | None]
+
+    @classmethod
+    def draw(
+        cls, policy: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], samples: int, generation: GenerationConfig, seed: int
+    ) -> PolicySamples:
+        prompts = [task.prompt(row["question"]) for row in rows]
+        texts, rollouts = sample_texts(policy, tokenizer, prompts, samples, generation, seed=("evaluate", seed), progress="evaluate")
+        return cls(rows, texts, rollouts, verify_samples(task, texts, [row["answer"] for row in rows]))
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracy with its interval, by difficulty too where rows have a `length`, and mean response length in tokens."""
+        count = len(self.texts[0])
+        groups = [self.clean[i : i + count] for i in range(0, len(self.clean), count)]
+        overall = accuracy(groups)
+        by_length = {}
+        for length in sorted({row["length"] for row in self.rows if "length" in row}):
+            by_length[str(length)] = accuracy([group for group, row in zip(groups, self.rows, strict=True) if row.get("length") == length]).mean
+        lengths = [int(length) for rollout in self.rollouts for length in rollout.lengths]
+        return {
+            "accuracy": {"mean": overall.mean, "ci95": list(overall.ci95), "n": overall.problems, "samples": count},
+            "accuracy_by_length": by_length,
+            "response_length": sum(lengths) / len(lengths),
+        }
+
+
+def verify_samples(task: Any, texts: list[list[str]], answers: Sequence[str]) -> list[float | None]:
+    """Scores of all responses, flat, against one reference per problem."""
+    flat = [text for group in texts for text in group]
+    return task.verify(flat, [answer for answer, group in zip(answers, texts, strict=True) for _ in group])
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy over problems.
+
+    Attributes:
+        mean: share of right responses.
+        ci95: interval of the mean from the spread over problems (Student's t), cut to [0, 1].
+        problems: number of problems that could be scored.
+    """
+
+    mean: float
+    ci95: tuple[float, float]
+    problems: int
+
+
+def accuracy(scores: Sequence[Sequence[float | None]]) -> Accuracy:
+    """Mean score over problems, each the mean of its samples; unscored samples (None) are left out.
+
+    Args:
+        scores: one list of sample scores per problem.
+
+    Raises:
+        ValueError: nothing could be scored.
+    """
+    from scipy import stats
+
+    per_problem = [sum(known) / len(known) for group in scores if (known := [s for s in group if s is not None])]
+    if not per_problem:
+        raise ValueError("no response could be scored; check that the verifier can read the reference answers")
+    values = torch.tensor(per_problem, dtype=torch.float64)
+    mean = float(values.mean())
+    if len(per_problem) < 2:
+        return Accuracy(mean, (0.0, 1.0), len(per_problem))
+    half = float(stats.t.ppf(0.975, len(per_problem) - 1) * values.std() / len(per_problem) ** 0.5)
+    return Accuracy(mean, (max(0.0, mean - half), min(1.0, mean + half)), len(per_problem))
+
+
+@torch.no_grad()
+def read_values(critic: ValueModel, rollout: Rollout, batch_size: int = 256) -> Tensor:
+    """V(s_t) of every response token, float32 [B, T] on the CPU, 0 where masked."""
+    values = torch.zeros(rollout.responses.shape)
+    for start in range(0, len(rollout), batch_size):
+        rows = slice(start, start + batch_size)
+        micro = rollout[rows].trim().to(critic.backbone.device)
+        hidden = backbone_states(critic.backbone, micro.input_ids, micro.attention_mask)
+        width = micro.responses.shape[1]
+        values[rows, :width] = critic.head(response_states(hidden, width)).values.cpu()
+    return values * rollout.response_mask

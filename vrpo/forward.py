@@ -1,0 +1,46 @@
+"""Forward passes over responses, shared by scoring and by the losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrpo.critic import response_states
+from vrpo.types import Rollout
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What the policy says about a rollout.
+
+    Attributes:
+        logprobs: float32 [B, T] of the response's tokens, at the sampling temperature.
+        entropy: float32 [B, T] of the next-token distribution, without gradient.
+        hidden: float [B, T, H], the states that predict the response; None unless asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    hidden: Tensor | None
+
+
+def policy_forward(policy: Any, rollout: Rollout, temperature: float, hidden: bool = False) -> PolicyOutput:
+    """Run a causal LM over prompt and response; logits exist for response positions only."""
+    length = rollout.responses.shape[1]
+    attention_mask = rollout.attention_mask
+    output = policy(
+        input_ids=rollout.input_ids,
+        attention_mask=attention_mask.long(),
+        position_ids=(attention_mask.long().cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=length + 1,
+        output_hidden_states=hidden,
+    )
+    distribution = torch.log_softmax(output.logits[:, :-1].float() / temperature, dim=-1)
+    logprobs = distribution.gather(-1, rollout.responses.unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        entropy = -(distribution.exp() * distribution).sum(-1)
+    return PolicyOutput(logprobs, entropy, response_states(output.hidden_states[-1], length) if hidden else None)

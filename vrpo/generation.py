@@ -1,0 +1,132 @@
+"""Sampling of responses: batched decoding with a key-value cache that drops rows as they finish.
+
+Every row has its own stream of uniform numbers, drawn before decoding and turned into tokens by inverting the cumulative
+distribution. A sample therefore does not depend on which rows are decoded beside it: any generation batch size gives the
+same responses (up to floating-point ties).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vrpo.types import Rollout
+
+COMPACT_BELOW = 0.85  # copy the cache once fewer than this share of its rows is still running
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Left-pad token lists to int64 [B, P] and a bool mask [B, P]."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_token_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = True
+    return ids, mask
+
+
+@torch.no_grad()
+def generate(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    eos_token_id: int | Sequence[int],
+    pad_token_id: int,
+    seed: int,
+    batch_size: int = 512,
+) -> Rollout:
+    """Sample one response per prompt.
+
+    Args:
+        model: causal LM on its device.
+        prompts: B lists of token ids, none empty.
+        max_new_tokens: longest response; a response cut here has no EOS.
+        temperature: of the sampling distribution; `logprobs` are taken at the same temperature.
+        eos_token_id: one id or several, each ends a response and counts as part of it.
+        seed: fixes the samples.
+        batch_size: rows decoded together.
+
+    Returns:
+        Rollout on the CPU, T = the longest response.
+    """
+    uniforms = torch.rand((len(prompts), max_new_tokens), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    stops = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
+    ids, mask = pad_prompts(prompts, pad_token_id)
+    shape = (len(prompts), max_new_tokens)
+    responses = torch.full(shape, pad_token_id, dtype=torch.long)
+    response_mask = torch.zeros(shape, dtype=torch.bool)
+    logprobs = torch.zeros(shape)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        part = _decode(model, ids[rows].to(model.device), mask[rows].to(model.device), uniforms[rows].to(model.device), temperature, stops)
+        for target, source in zip((responses, response_mask, logprobs), part, strict=True):
+            target[rows, : source.shape[1]] = source.to(target.device)
+    model.train(was_training)
+    longest = int(response_mask.sum(1).max())
+    responses = torch.where(response_mask, responses, torch.full_like(responses, pad_token_id))
+    return Rollout(ids, mask, responses[:, :longest], response_mask[:, :longest], logprobs[:, :longest])
+
+
+def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: float, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode one batch; returns responses, response_mask, logprobs, each [B, steps]."""
+    from transformers import DynamicCache
+
+    count, steps = uniforms.shape
+    responses = torch.zeros((count, steps), dtype=torch.long, device=ids.device)
+    response_mask = torch.zeros((count, steps), dtype=torch.bool, device=ids.device)
+    logprobs = torch.zeros((count, steps), device=ids.device)
+    cache = DynamicCache(config=model.config)
+    rows = torch.arange(count, device=ids.device)  # which response each row of the cache belongs to
+    running = torch.ones(count, dtype=torch.bool, device=ids.device)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    tokens, attention = ids, mask.long()
+    for step in range(steps):
+        output = model(
+            input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        distribution = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        cumulative = distribution.double().exp().cumsum(-1)
+        threshold = uniforms[rows, step, None] * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, threshold, right=True).clamp(max=distribution.shape[-1] - 1)
+        alive = rows[running]
+        responses[alive, step] = chosen[running, 0]
+        response_mask[alive, step] = True
+        logprobs[alive, step] = distribution.gather(1, chosen)[running, 0]
+        running = running & ~torch.isin(chosen[:, 0], stops)
+        left = int(running.sum())
+        if left == 0:
+            return responses[:, : step + 1], response_mask[:, : step + 1], logprobs[:, : step + 1]
+        tokens, positions = chosen, positions[:, -1:] + 1
+        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+        if left < COMPACT_BELOW * len(rows):
+            cache.batch_select_indices(running.nonzero().squeeze(1))
+            rows, tokens, positions, attention, running = rows[running], tokens[running], positions[running], attention[running], running[running]
+    return responses, response_mask, logprobs
+
+
+def generation_settings(model, tokenizer, config) -> dict:
+    """Keyword arguments of `generate` other than the seed, from a model, its tokenizer and a `GenerationConfig`."""
+    eos = model.generation_config.eos_token_id
+    pad = tokenizer.pad_token_id
+    return config.model_dump() | {
+        "eos_token_id": tokenizer.eos_token_id if eos is None else eos,
+        "pad_token_id": tokenizer.eos_token_id if pad is None else pad,
+    }
+
+
+def encode(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Prompts as token ids; special tokens are part of the text (see `vrpo.tasks.base`)."""
+    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+
+
+def decode(tokenizer, rollout: Rollout) -> list[str]:
+    """Responses as text, without special tokens."""
+    tokens = [ids[mask].tolist() for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True)]
+    return tokenizer.batch_decode(tokens, skip_special_tokens=True)

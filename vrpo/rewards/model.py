@@ -1,0 +1,100 @@
+"""Learned reward: a causal model's backbone with one output, trained on preference pairs that noise has touched.
+
+A text is scored at its EOS. Padding is a token of its own, never EOS, so that the plain Hugging Face model, which finds a
+text's end by the padding id, gives the same scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vrpo.config import UserError
+from vrpo.models import load_tokenizer
+from vrpo.seeding import derive_seed, uniform
+from vrpo.supervised import encode_pairs
+
+
+def noisy_preferences(pairs: list[dict[str, str]], label_error: float, length_bias: float, seed: int) -> list[dict[str, str]]:
+    """Preferences as a fallible judge gives them, from clean ones (`prompt`, `chosen`, `rejected`).
+
+    A share `length_bias` is decided by length (in characters, the longer wins; ties stay), whatever its quality; then a share
+    `label_error` of all is flipped. Draws depend on `seed` and the pair's place alone.
+    """
+    noisy = []
+    for index, pair in enumerate(pairs):
+        chosen, rejected = pair["chosen"], pair["rejected"]
+        if uniform("length", seed, index) < length_bias and len(rejected) > len(chosen):
+            chosen, rejected = rejected, chosen
+        if uniform("error", seed, index) < label_error:
+            chosen, rejected = rejected, chosen
+        noisy.append({"prompt": pair["prompt"], "chosen": chosen, "rejected": rejected})
+    return noisy
+
+
+def new_reward_model(
+    source: str | Path, *, seed: int, dtype: str = "float32", device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """A sequence classifier with one output on the backbone of a causal model, and its tokenizer; `seed` fixes the new head.
+
+    Raises:
+        UserError: the tokenizer has no special token that could serve as padding beside EOS.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        others = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
+        if not others:
+            raise UserError(f"{source}: its tokenizer has no special token but EOS; a reward model needs another one as padding")
+        tokenizer.pad_token = others[-1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("reward head", seed))
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    return model.to(device).eval(), tokenizer
+
+
+class RewardModelScorer:
+    """Scores responses with a saved reward model; higher is better, the scale is that of its logits.
+
+    Raises:
+        UserError: `folder` holds no reward model.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "cpu", batch_size: int = 64) -> None:
+        from transformers import AutoModelForSequenceClassification
+
+        if not (Path(folder) / "model.safetensors").is_file() and not (Path(folder) / "model.safetensors.index.json").is_file():
+            raise UserError(f"{folder}: holds no reward model; set reward.kind to 'model' and run `dvc repro reward`")
+        self.tokenizer = load_tokenizer(folder)
+        self.model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, dtype="auto").to(device).eval()
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
+        """One score per (prompt, response); a response is scored with EOS after it."""
+        rows = [torch.tensor(prompt + response) for prompt, response in encode_pairs(self.tokenizer, prompts, responses)]
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding per batch
+        scores = torch.zeros(len(rows))
+        for start in range(0, len(rows), self.batch_size):
+            batch = by_length[start : start + self.batch_size]
+            scores[batch] = self._score([rows[index] for index in batch])
+        return scores.tolist()
+
+    def _score(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        """float32 [B] on the CPU: the head's output at each row's last token, as the mask tells it."""
+        device = self.model.device
+        ends = torch.tensor([len(row) - 1 for row in rows])
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id).to(device)
+        mask = (torch.arange(ids.shape[1]) <= ends[:, None]).to(device)
+        hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self.model.score(hidden[torch.arange(len(rows)), ends])[:, 0].float().cpu()

@@ -1,0 +1,93 @@
+"""From sampled responses to an experience: rewards, masks and what a rollout tells about noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrpo.config import UserError
+from vrpo.diagnostics import critic_metrics
+from vrpo.losses import kl_k3
+from vrpo.masking import masked_mean, masked_var
+from vrpo.rewards.noise import confusion
+from vrpo.types import Experience, Rollout
+
+Reward = Callable[..., Sequence[float | None]]
+
+
+def call_reward(
+    reward: Reward, rows: Sequence[dict[str, Any]], texts: Sequence[str], step: int, samples: Sequence[int]
+) -> list[float | None]:
+    """Ask a reward for one score per response.
+
+    Raises:
+        UserError: the number of scores is wrong, or a score is NaN or infinite.
+    """
+    columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
+    scores = list(reward([row["prompt"] for row in rows], texts, **columns, step=step, samples=samples))
+    if len(scores) != len(texts):
+        raise UserError(f"the reward returned {len(scores)} scores for {len(texts)} responses; it must return one each, None where it has none")
+    for index, score in enumerate(scores):
+        if score is not None and not math.isfinite(score):
+            raise UserError(f"reward {index} in iteration {step} is {score}; return None for a response that cannot be scored")
+    return scores
+
+
+def new_experience(rollout: Rollout, scores: Tensor, scored: Tensor) -> Experience:
+    """A rollout with its score [B] on the last response token. Unscored rows lose their mask, and so leave every loss."""
+    fields = {name: getattr(rollout, name) for name in ("prompts", "prompt_mask", "responses", "logprobs")}
+    return Experience(
+        **fields,
+        response_mask=rollout.response_mask & scored[:, None],
+        rewards=at_last_token(scores, rollout.response_mask) * scored[:, None],
+        scored=scored,
+    )
+
+
+def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
+    """Scores [B] on the last True position of each row of `mask` [B, T]; [B, T]."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, positions, -1).amax(1, keepdim=True)
+    return scores[:, None] * (positions == last)
+
+
+@torch.no_grad()
+def experience_metrics(
+    experience: Experience, observed: list[float | None], clean: list[float | None] | None, estimate: Callable[..., tuple]
+) -> dict[str, float]:
+    """What a rollout says about reward, noise, length and critic.
+
+    With a clean reward, the advantages' variance is split: `advantage/noise_variance` is Var(A_observed - A_clean) with both
+    estimated by `estimate(experience, rewards)` on the same responses and the same values, before whitening.
+    """
+    mask = experience.response_mask
+    scores, known = torch.tensor([score or 0.0 for score in observed]), experience.scored
+    metrics = {
+        "reward/observed": float(scores[known].mean()) if known.any() else math.nan,
+        "reward/unscored": float((~known).float().mean()),
+        "policy/kl": float(masked_mean(kl_k3(experience.logprobs, experience.reference_logprobs), mask)),
+    }
+    clean_scores = None
+    if clean is not None:
+        both = known & torch.tensor([score is not None for score in clean])
+        clean_scores = torch.where(both, torch.tensor([score or 0.0 for score in clean]), scores)
+        rates = confusion(observed, clean)
+        advantages, _ = estimate(experience, experience.rewards)
+        without_noise, _ = estimate(experience, experience.rewards + at_last_token(clean_scores - scores, mask))
+        metrics |= {
+            "reward/clean": float(clean_scores[both].mean()) if both.any() else math.nan,
+            "reward/true_positive_rate": rates["true_positive_rate"],
+            "reward/false_positive_rate": rates["false_positive_rate"],
+            "advantage/variance": float(masked_var(advantages, mask)),
+            "advantage/noise_variance": float(masked_var(advantages - without_noise, mask)),
+        }
+    if experience.values is not None:
+        metrics |= critic_metrics(experience, scores, clean_scores)
+    for name in ("entropy", "surprisal"):
+        if (active := getattr(experience, f"{name}_mask")) is not None:
+            metrics[f"critic/activated_{name}"] = float(active.sum() / mask.sum().clamp(min=1))
+    return metrics

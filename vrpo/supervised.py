@@ -1,0 +1,152 @@
+"""Supervised fitting through TRL: demonstrations (base model, cold start) and preference pairs (reward model).
+
+Texts are tokenized here rather than by TRL: a prompt gets the very tokens it has at generation, whatever follows it, and
+the end of the text is marked exactly once. Optimiser settings are those of small models trained for a few hundred steps.
+"""
+
+from __future__ import annotations
+
+import math
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vrpo.config import UserError
+
+IGNORED = -100  # label of a position that does not count
+
+
+def encode_pairs(tokenizer: Any, prompts: list[str], completions: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each prompt and of its completion, EOS last and exactly once."""
+    eos = tokenizer.eos_token_id
+    ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, completions)]
+    return [(prompt, completion if completion[-1:] == [eos] else [*completion, eos]) for prompt, completion in zip(*ids, strict=True)]
+
+
+def fit_demonstrations(
+    model: Any,
+    tokenizer: Any,
+    pairs: list[dict[str, str]],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    stage: str,
+    shuffle: bool = True,
+) -> list[float]:
+    """Train `model` in place to continue each `prompt` with its `completion` and EOS; the prompt itself is not learned.
+
+    With `shuffle=False` the pairs are seen in their order.
+
+    Returns:
+        The mean loss per completion token (nats) of every step's batch, before that step's update.
+
+    Raises:
+        UserError: the loss or its gradient is not finite; names `stage` and the learning rate.
+    """
+    from datasets import Dataset
+    from transformers import Trainer
+    from trl import SFTConfig, SFTTrainer
+
+    class LeanSFTTrainer(SFTTrainer):
+        compute_loss = Trainer.compute_loss  # the model's own loss; TRL's adds entropy and accuracy to every step, which nothing here reads
+
+    rows = encode_pairs(tokenizer, [pair["prompt"] for pair in pairs], [pair["completion"] for pair in pairs])
+    dataset = Dataset.from_dict(
+        {
+            "input_ids": [prompt + completion for prompt, completion in rows],
+            "labels": [[IGNORED] * len(prompt) + completion for prompt, completion in rows],
+        }
+    )
+    settings = _settings(model, steps, batch_size, learning_rate, seed) | {"train_sampling_strategy": "random" if shuffle else "sequential"}
+    return _fit(LeanSFTTrainer, SFTConfig, settings, model, tokenizer, dataset, stage)
+
+
+def fit_preferences(
+    model: Any, tokenizer: Any, pairs: list[dict[str, str]], *, steps: int, batch_size: int, learning_rate: float, seed: int, stage: str
+) -> list[float]:
+    """Train a one-output sequence classifier in place to score `chosen` above `rejected` after the same `prompt`.
+
+    Returns:
+        The mean Bradley-Terry loss (nats per pair) of every step's batch, before that step's update.
+
+    Raises:
+        UserError: the loss or its gradient is not finite; names `stage` and the learning rate.
+    """
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    prompts = [pair["prompt"] for pair in pairs]
+    columns = {
+        f"{side}_ids": [prompt + completion for prompt, completion in encode_pairs(tokenizer, prompts, [pair[side] for pair in pairs])]
+        for side in ("chosen", "rejected")
+    }
+    settings = _settings(model, steps, batch_size, learning_rate, seed)
+    return _fit(RewardTrainer, RewardConfig, settings, model, tokenizer, Dataset.from_dict(columns), stage)
+
+
+def _settings(model: Any, steps: int, batch_size: int, learning_rate: float, seed: int) -> dict[str, Any]:
+    """Settings common to TRL's trainers: step-based, seeded, on the model's device and in its dtype, nothing saved or reported."""
+    return {
+        "max_steps": steps,
+        "per_device_train_batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+        "warmup_steps": max(1, steps // 10),
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.98,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "max_length": None,
+        "seed": seed,
+        "use_cpu": model.device.type == "cpu",
+        "bf16": False,
+        "activation_checkpointing": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,  # `_fit` draws the bar
+        "report_to": [],
+        "save_strategy": "no",
+    }
+
+
+def _fit(
+    trainer_class: Any, config_class: Any, settings: dict[str, Any], model: Any, tokenizer: Any, dataset: Any, stage: str
+) -> list[float]:
+    """Run a TRL trainer; the loss of every step."""
+    from tqdm import tqdm
+    from transformers import PrinterCallback, TrainerCallback
+
+    losses: list[float] = []
+    use_cache = model.config.use_cache
+
+    class Watch(TrainerCallback):
+        """Collects losses, shows progress, stops at the first step that is not finite."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            loss, norm = logs["loss"], logs["grad_norm"]
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UserError(
+                    f"{stage}: loss {loss} and gradient norm {norm} at step {state.global_step} with {stage}.learning_rate = "
+                    f"{args.learning_rate:g}; lower it, or look for broken rows in the data"
+                )
+            losses.append(loss)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
+    with TemporaryDirectory() as unused, tqdm(total=settings["max_steps"], desc=stage, unit="step") as bar:  # the trainer wants a folder
+        config = config_class(output_dir=unused, **settings)
+        trainer = trainer_class(model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=[Watch()])
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.train()
+        finally:
+            vars(model).pop("forward", None)  # SFTTrainer wraps the model's forward; hand back the model's own
+            model.config.use_cache = use_cache  # ... and switches its cache off
+            model.eval()
+    return losses

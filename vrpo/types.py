@@ -1,0 +1,101 @@
+"""Batches that travel through the trainer, with their shapes.
+
+Notation used everywhere: B rollouts, P prompt positions, T response positions, H hidden size, V vocabulary. Prompts are
+padded on the left, responses on the right; masks are bool and True counts. Padding is known by masks alone, never by the
+pad token's id, since many models use EOS as padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+class _Rows:
+    """Row-wise indexing shared by the batch types: fields are tensors with B rows or None."""
+
+    def __getitem__(self, rows: Tensor | slice):
+        return replace(self, **{f.name: value[rows] for f in fields(self) if (value := getattr(self, f.name)) is not None})
+
+    def to(self, device: torch.device | str):
+        return replace(self, **{f.name: value.to(device) for f in fields(self) if (value := getattr(self, f.name)) is not None})
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+
+@dataclass(frozen=True)
+class Rollout(_Rows):
+    """Sampled responses.
+
+    Attributes:
+        prompts: int64 [B, P], left-padded.
+        prompt_mask: bool [B, P].
+        responses: int64 [B, T], right-padded; EOS included where the policy produced it.
+        response_mask: bool [B, T], True on tokens the policy produced.
+        logprobs: float32 [B, T], log-probability of each token under the sampling policy at the sampling temperature; 0 where masked.
+    """
+
+    prompts: Tensor
+    prompt_mask: Tensor
+    responses: Tensor
+    response_mask: Tensor
+    logprobs: Tensor
+
+    @property
+    def input_ids(self) -> Tensor:
+        """int64 [B, P + T]."""
+        return torch.cat([self.prompts, self.responses], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """bool [B, P + T]."""
+        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+
+    def trim(self):
+        """The same rows without the columns that are padding in all of them: less work, same numbers."""
+        longest_prompt = int(self.prompt_mask.sum(1).max())
+        longest_response = max(int(self.response_mask.sum(1).max()), 1)
+        cut = {"prompts": self.prompts[:, -longest_prompt:], "prompt_mask": self.prompt_mask[:, -longest_prompt:]}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in cut and value is not None and value.ndim > 1:
+                cut[f.name] = value[:, :longest_response]
+        return replace(self, **cut)
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 [B], response tokens."""
+        return self.response_mask.sum(1)
+
+
+@dataclass(frozen=True)
+class Experience(Rollout):
+    """A scored rollout: what the losses need. Masked positions hold zeros.
+
+    Attributes:
+        rewards: float32 [B, T], observed reward on the last response token (plus token-level KL penalties if asked for).
+        scored: bool [B], False where the reward could not be computed; such rows never enter a loss.
+        reference_logprobs: float32 [B, T] under the frozen SFT model, or None without KL control.
+        values: float32 [B, T], V(s_t) when the rollout was made, or None without a critic.
+        advantages, returns: float32 [B, T]; `returns` are the critic's targets.
+        latent_noise: float32 [B, T, depth, Z], standard normal draws for the critic's latents, or None (the latents' means are used).
+        entropy_mask, surprisal_mask: bool [B, T], the tokens that VRPO's semantic losses act on.
+    """
+
+    rewards: Tensor | None = None
+    scored: Tensor | None = None
+    reference_logprobs: Tensor | None = None
+    values: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    latent_noise: Tensor | None = None
+    entropy_mask: Tensor | None = None
+    surprisal_mask: Tensor | None = None
+
+    def blank_padding(self) -> Experience:
+        """The same batch with zeros in every masked float: not even the gradient of NaN x 0 gets out of padding."""
+        floats = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None and v.is_floating_point() and v.ndim == 2}
+        return replace(self, **{name: torch.where(self.response_mask, value, torch.zeros_like(value)) for name, value in floats.items()})
