@@ -29,11 +29,12 @@ env: $(READY) ## make .venv with everything the pipeline and its tests need
 # pip brings torch: it alone reads pip's configuration, which may point to CPU builds; a plain index offers CUDA builds.
 # uv brings the other 240 packages: seconds instead of minutes. It keeps the torch it finds.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; make PYTHON=/path/to/python")'
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch uv
-	uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra dev --constraint constraints.txt
-	touch $@
+	@echo "making $(VENV), 1 to 3 minutes"
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; make PYTHON=/path/to/python")'
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch uv
+	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra dev --constraint constraints.txt
+	@touch $@
 
 # Cells of the training matrix run JOBS at a time; all before and after them one by one.
 repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time

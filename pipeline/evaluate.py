@@ -23,7 +23,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
 
     from vrpo.critic import ValueModel
     from vrpo.evaluation import PolicySamples, verify_samples
-    from vrpo.models import load_causal_lm, load_tokenizer
+    from vrpo.models import load_policy
     from vrpo.tasks.loader import load_task
     from vrpo.timing import Timer
 
@@ -33,8 +33,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     initial = json.loads((EVALUATIONS / "sft.json").read_text(encoding="utf-8"))
     rows = stage.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
     labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "test.jsonl")}
-    tokenizer = load_tokenizer(folder / "policy")
-    policy = load_causal_lm(folder / "policy", params.runtime.dtype, params.runtime.device)
+    policy, tokenizer = load_policy(folder / "policy", params.runtime)
     task = load_task(params, tokenizer)
     with timer("evaluate"):
         drawn = PolicySamples.draw(policy, tokenizer, task, rows, params.evaluate.samples, params.generation, params.evaluate.seed)

@@ -64,12 +64,11 @@ def _given(rows: list[dict[str, Any]], name: str) -> tuple[list[str | None], lis
 def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[list[str | None], list[list[str]]]]:
     """Majority labels and the samples behind them, per split."""
     from vrpo.evaluation import sample_texts
-    from vrpo.models import load_causal_lm, load_tokenizer
+    from vrpo.models import load_policy
     from vrpo.rewards.noise import majority_vote
     from vrpo.tasks.loader import load_task
 
-    tokenizer = load_tokenizer(BASE)
-    model = load_causal_lm(BASE, params.runtime.dtype, params.runtime.device)
+    model, tokenizer = load_policy(BASE, params.runtime)
     task = load_task(params, tokenizer)
     generation = params.generation.model_copy(update={"temperature": params.label.temperature})
     votes = {}

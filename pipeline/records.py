@@ -51,6 +51,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; None if it is not one."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -152,7 +153,7 @@ def _steps_of_unfinished_run(path: Path) -> dict[int, dict[str, Any]] | None:
     for event in read_events(path):
         if event["event"] == "start":
             steps, finished = {}, False
-        elif event["event"] == "metrics" and event["step"] is not None:
+        elif steps is not None and event["event"] == "metrics" and event["step"] is not None:
             steps.setdefault(event["step"], {}).update(event["values"])
         elif event["event"] == "end":
             finished = event["status"] == "FINISHED"

@@ -66,12 +66,10 @@ def _clean_pairs(params: Params) -> list[dict[str, str]]:
         UserError: hardly any problem has both.
     """
     from vrpo.evaluation import sample_texts
-    from vrpo.models import load_causal_lm, load_tokenizer
+    from vrpo.models import load_policy
     from vrpo.tasks.loader import load_task
 
-    runtime = params.runtime
-    tokenizer = load_tokenizer(SFT, runtime.trust_remote_code)
-    model = load_causal_lm(SFT, runtime.dtype, runtime.device, runtime.trust_remote_code)
+    model, tokenizer = load_policy(SFT, params.runtime)
     task = load_task(params, tokenizer)
     rows = stage.read_jsonl(PREPARED / "train.jsonl")
     wanted = round(params.reward.pairs / (1 - HELD_OUT))

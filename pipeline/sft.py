@@ -16,13 +16,12 @@ EVALUATION = Path("data/evaluations/sft.json")  # where every trained policy sta
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Fine-tune the base model; returns the loss on the first batch, before any update, and on the last ones."""
     from vrpo.evaluation import PolicySamples
-    from vrpo.models import load_causal_lm, load_tokenizer, save_model
+    from vrpo.models import load_policy, save_model
     from vrpo.supervised import fit_demonstrations
     from vrpo.tasks.loader import load_task
 
     sft = params.sft
-    tokenizer = load_tokenizer(BASE, params.runtime.trust_remote_code)
-    model = load_causal_lm(BASE, params.runtime.dtype, params.runtime.device, params.runtime.trust_remote_code)
+    model, tokenizer = load_policy(BASE, params.runtime)
     task = load_task(params, tokenizer)
     rows = stage.read_jsonl(PREPARED / "train.jsonl")
     if sft.demonstrations > len(rows):

@@ -61,6 +61,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
                 rows.append(row)
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a UTF-8 text file with one JSON object a line ({error})") from None
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro`, or correct the path in params.yaml") from None
     if not rows:

@@ -105,7 +105,7 @@ def follow(path: Path, parent: int) -> str:
         try:
             mirror(path, connect(), closing=closing)
             error = ""
-        except Exception as caught:  # noqa: BLE001 - whatever MLflow raises, the record is safe and the stage goes on
+        except Exception as caught:  # whatever MLflow raises, the record is safe and the stage goes on
             error = _one_line(caught)
         if closing:
             return error

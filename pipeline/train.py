@@ -23,13 +23,12 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     import torch
     from tqdm import tqdm
 
-    from vrpo.models import load_causal_lm, load_tokenizer, save_model
+    from vrpo.models import load_policy, save_model
     from vrpo.tasks.loader import load_task
     from vrpo.trainer import Trainer
 
     torch.set_num_threads(params.runtime.threads)
-    tokenizer = load_tokenizer(SFT)
-    policy = load_causal_lm(SFT, params.runtime.dtype, params.runtime.device)
+    policy, tokenizer = load_policy(SFT, params.runtime)
     task = load_task(params, tokenizer)
     state = STATE / f"{method}-{seed}-{_key(params)}.safetensors"
     with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:

@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from vrpo.config import UserError
+from vrpo.config import RuntimeConfig, UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -60,6 +60,12 @@ def load_causal_lm(source: str | Path, dtype: str | torch.dtype = "float32", dev
             "is it a causal language model?"
         )
     return _ready(model, device)
+
+
+def load_policy(source: str | Path, runtime: RuntimeConfig) -> tuple[Any, Any]:
+    """Model and tokenizer as `runtime` asks for them (see `load_causal_lm`, `load_tokenizer`)."""
+    tokenizer = load_tokenizer(source, runtime.trust_remote_code)
+    return load_causal_lm(source, runtime.dtype, runtime.device, runtime.trust_remote_code), tokenizer
 
 
 def from_package(name: str, dtype: str | torch.dtype = "float32", device: str = "cpu") -> tuple[Any, Any]:

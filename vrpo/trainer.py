@@ -10,6 +10,7 @@ All randomness is drawn by key (`vrpo.seeding`), so a run stopped after any iter
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -35,6 +36,8 @@ from vrpo.scoring import Reward, call_reward, experience_metrics, new_experience
 from vrpo.seeding import derive_seed, generator, stream
 from vrpo.timing import Timer
 from vrpo.types import Experience, Rollout
+
+logger = logging.getLogger(__name__)
 
 ALGORITHMS = {"ppo": PPO, "grpo": GRPO, "vrpo": VRPO}
 
@@ -164,7 +167,10 @@ class Trainer:
             first = next((r["length/mean"] for r in self.log if "length/mean" in r), row["length/mean"])
             row["length/inflation"] = row["length/mean"] / max(first, 1e-9)
         self.log.append({key: value for key, value in row.items() if math.isfinite(value)})
-        self.health += health_warnings(self.log)
+        for warning in health_warnings(self.log):
+            if warning.check not in {known.check for known in self.health}:  # each signature speaks once a run
+                self.health.append(warning)
+                logger.warning("%s, iteration %d: %s", warning.check, warning.iteration, warning.message)
         if self.checkpoint is not None and (self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.config.iterations):
             self.save()
         self.on_log(self.log[-1])
