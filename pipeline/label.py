@@ -18,10 +18,10 @@ PREPARED, BASE, LABELS = Path("data/prepared"), Path("data/models/base"), Path("
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Label both splits; returns label accuracy and the confusion of label-based rewards."""
     splits = {name: stage.read_jsonl(PREPARED / f"{name}.jsonl") for name in ("train", "test")}
-    if params.label.source == "dataset":
-        votes = {name: _given(rows, name) for name, rows in splits.items()}
-    else:
+    if params.label.source == "majority_vote":
         votes = _vote(params, splits)
+    else:
+        votes = {name: (_given(rows, name, params.label.source), []) for name, rows in splits.items()}
     from vrpo.tasks.loader import load_task
 
     task = load_task(params)
@@ -37,7 +37,9 @@ def run(params: Params, record: Any) -> dict[str, Any]:
             if label is not None
         ]
         if not written:
-            raise UserError(f"no {name} problem got a label: the base model gave no readable answer; raise label.votes or change base.source")
+            raise UserError(
+                f"no {name} problem got a label: the base model gave no readable answer; raise label.votes or change base.source"
+            )
         stage.write_jsonl(LABELS / f"{name}.jsonl", written)
         known = [row["correct"] for row in written if row["correct"] is not None]
         metrics |= {f"{name}/label_accuracy": sum(known) / max(len(known), 1), f"{name}/unlabelled": 1 - len(written) / len(rows)}
@@ -55,10 +57,11 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     return metrics
 
 
-def _given(rows: list[dict[str, Any]], name: str) -> tuple[list[str | None], list]:
-    if name == "train" and not any("label" in row for row in rows):
-        raise UserError("label.source = 'dataset' but no training row has a `label`; use majority_vote, or add the column")
-    return [row.get("label", row["answer"]) for row in rows], []
+def _given(rows: list[dict[str, Any]], name: str, source: str) -> list[str | None]:
+    """Labels that need no model: the rows' own, or their clean answers. Test rows have no labels of their own."""
+    if source == "dataset" and name == "train" and not any("label" in row for row in rows):
+        raise UserError("label.source = 'dataset', but no training row has a `label`; add the column, or use majority_vote or clean")
+    return [row.get("label", row["answer"]) if source == "dataset" else row["answer"] for row in rows]
 
 
 def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[list[str | None], list[list[str]]]]:

@@ -87,7 +87,9 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     which go to `data/metrics/<name>.json` and to the records that MLflow mirrors. A `UserError` ends the process with
     exit code 1 and its message alone.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipeline.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file (default: %(default)s)")
     if cell:
         parser.add_argument("--method", required=True, help="ppo, grpo or vrpo")

@@ -78,7 +78,8 @@ def _problems(task: Any, split: str, *, with_labels: bool) -> list[dict[str, Any
     rows = stage.read_jsonl(PREPARED / f"{split}.jsonl")
     labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "train.jsonl")} if with_labels else None
     return [
-        {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"]} | ({"label": labels[row["id"]]} if labels else {})
+        {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"]}
+        | ({"label": labels[row["id"]]} if labels else {})
         for row in rows
         if labels is None or row["id"] in labels
     ]
@@ -95,7 +96,9 @@ def _observed_reward(params: Params, task: Any, seed: int) -> Any:
         scorer = RewardModelScorer(REWARD, params.runtime.device)
         return lambda prompts, responses, **_: [1 / (1 + math.exp(-score)) for score in scorer(prompts, responses)]
 
-    def reward(prompts: list[str], responses: list[str], *, id: list[str], label: list[str], step: int, samples: list[int], **_: Any) -> list:
+    def reward(
+        prompts: list[str], responses: list[str], *, id: list[str], label: list[str], step: int, samples: list[int], **_: Any
+    ) -> list:
         return channel(task.verify(responses, label), step=step, ids=id, samples=samples)
 
     return reward
@@ -105,7 +108,9 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
     first, last = trainer.log[0], trainer.log[-1]
     critic = None
     if trainer.critic is not None:
-        critic = {f"{name}_{when}": row.get(f"critic/{name}") for name in ("corr_mc", "mse_mc") for when, row in (("start", first), ("end", last))}
+        critic = {
+            f"{name}_{when}": row.get(f"critic/{name}") for name in ("corr_mc", "mse_mc") for when, row in (("start", first), ("end", last))
+        }
     return {
         "method": method,
         "seed": seed,

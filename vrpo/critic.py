@@ -152,9 +152,7 @@ class ValueModel(nn.Module):
 def backbone_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states [B, L, H]; positions count from the first real token, so left padding changes nothing."""
     position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    return backbone(
-        input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False
-    ).last_hidden_state
+    return backbone(input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False).last_hidden_state
 
 
 def response_states(hidden: Tensor, response_length: int) -> Tensor:

@@ -144,12 +144,21 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> l
 
     recent = [r["critic/ev_observed"] for r in history[-patience:] if "critic/ev_observed" in r]
     if len(recent) == patience and all(value <= 0.0 for value in recent):
-        warn("dead critic", f"explained variance <= 0 for {patience} iterations: train the critic longer (critic.epochs, critic.warmup_rollouts) or lower critic.beta")
+        warn(
+            "dead critic",
+            f"explained variance <= 0 for {patience} iterations: train the critic longer (critic.epochs, critic.warmup_rollouts) or lower critic.beta",
+        )
     if row.get("length/inflation", 1.0) > 1.5:
-        warn("length inflation", f"responses are {row['length/inflation']:.2f} times as long as at the start: look for reward hacking; add train.kl_coefficient")
+        warn(
+            "length inflation",
+            f"responses are {row['length/inflation']:.2f} times as long as at the start: look for reward hacking; add train.kl_coefficient",
+        )
     accuracies = [r["validation/accuracy"] for r in history if "validation/accuracy" in r]
     if len(accuracies) > 1 and "validation/accuracy" in row and max(accuracies) - accuracies[-1] > 0.15:
-        warn("accuracy collapse", f"held-out accuracy fell from {max(accuracies):.3f} to {accuracies[-1]:.3f}: lower train.learning_rate or the noise")
+        warn(
+            "accuracy collapse",
+            f"held-out accuracy fell from {max(accuracies):.3f} to {accuracies[-1]:.3f}: lower train.learning_rate or the noise",
+        )
     if row.get("critic/kl", 0.0) > row.get("critic/mse", float("inf")):
         warn("latent KL dominates", "beta * KL is larger than the squared error: lower critic.beta")
     if row.get("critic/active_units", 1.0) == 0:

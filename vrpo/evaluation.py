@@ -78,7 +78,9 @@ class PolicySamples:
         overall = accuracy(groups)
         by_length = {}
         for length in sorted({row["length"] for row in self.rows if "length" in row}):
-            by_length[str(length)] = accuracy([group for group, row in zip(groups, self.rows, strict=True) if row.get("length") == length]).mean
+            by_length[str(length)] = accuracy(
+                [group for group, row in zip(groups, self.rows, strict=True) if row.get("length") == length]
+            ).mean
         lengths = [int(length) for rollout in self.rollouts for length in rollout.lengths]
         return {
             "accuracy": {"mean": overall.mean, "ci95": list(overall.ci95), "n": overall.problems, "samples": count},

@@ -107,7 +107,13 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if left < COMPACT_BELOW * len(rows):
             cache.batch_select_indices(running.nonzero().squeeze(1))
-            rows, tokens, positions, attention, running = rows[running], tokens[running], positions[running], attention[running], running[running]
+            rows, tokens, positions, attention, running = (
+                rows[running],
+                tokens[running],
+                positions[running],
+                attention[running],
+                running[running],
+            )
     return responses, response_mask, logprobs
 
 

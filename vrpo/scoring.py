@@ -30,7 +30,9 @@ def call_reward(
     columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
     scores = list(reward([row["prompt"] for row in rows], texts, **columns, step=step, samples=samples))
     if len(scores) != len(texts):
-        raise UserError(f"the reward returned {len(scores)} scores for {len(texts)} responses; it must return one each, None where it has none")
+        raise UserError(
+            f"the reward returned {len(scores)} scores for {len(texts)} responses; it must return one each, None where it has none"
+        )
     for index, score in enumerate(scores):
         if score is not None and not math.isfinite(score):
             raise UserError(f"reward {index} in iteration {step} is {score}; return None for a response that cannot be scored")

@@ -96,7 +96,9 @@ class Trainer:
         group = self.algorithm.group_size
         self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // group
         if self.prompts_per_iteration < 1:
-            raise UserError(f"train.rollouts = {config.rollouts} is less than one group of {group} in each of {config.iterations} iterations")
+            raise UserError(
+                f"train.rollouts = {config.rollouts} is less than one group of {group} in each of {config.iterations} iterations"
+            )
         self.models = nn.ModuleDict({"policy": policy})
         self.optimizers = {"policy": torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0)}
         if self.critic is not None:
@@ -140,7 +142,9 @@ class Trainer:
             rows = stream(self.problems, 0, count, self.seed, "warmup")
             experience, row = self.collect(rows, [0] * count, iteration=0)
             size = max(1, self.prompts_per_iteration // self.config.minibatches)
-            row |= self.update(experience, 0, steps=math.ceil(count / size), policy_epochs=0, critic_epochs=self.config.critic.warmup_epochs)
+            row |= self.update(
+                experience, 0, steps=math.ceil(count / size), policy_epochs=0, critic_epochs=self.config.critic.warmup_epochs
+            )
         return row | self.measure(critic=True)
 
     def step(self, iteration: int) -> dict[str, float]:
@@ -269,7 +273,9 @@ class Trainer:
             if not math.isfinite(norm):
                 losses = ", ".join(f"{key} = {value:.4g}" for key, value in metrics.items())
                 rate = "train.learning_rate" if name == "policy" else "train.critic.learning_rate"
-                raise UserError(f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}); lower {rate} (the last checkpoint is kept)")
+                raise UserError(
+                    f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}); lower {rate} (the last checkpoint is kept)"
+                )
             optimizer.step()
             metrics[f"{name}/grad_norm"] = norm
         return metrics
@@ -282,7 +288,9 @@ class Trainer:
         output = None
         if train_policy:
             output = policy_forward(self.policy, micro, self.generation.temperature, hidden=self.shared and train_critic)
-            terms["policy/loss"] = masked_mean(policy_loss(output.logprobs, micro.logprobs, micro.advantages, config.clip_range), mask, count)
+            terms["policy/loss"] = masked_mean(
+                policy_loss(output.logprobs, micro.logprobs, micro.advantages, config.clip_range), mask, count
+            )
             if config.kl_coefficient and config.kl_in == "loss":
                 terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(output.logprobs, micro.reference_logprobs), mask, count)
             with torch.no_grad():
@@ -329,7 +337,11 @@ class Trainer:
                 self.critic,
                 encode(self.tokenizer, [row["prompt"] for row in rows]),
                 lambda responses: call_reward(
-                    reward, repeated, self.tokenizer.batch_decode(responses, skip_special_tokens=True), step, list(range(samples)) * len(rows)
+                    reward,
+                    repeated,
+                    self.tokenizer.batch_decode(responses, skip_special_tokens=True),
+                    step,
+                    list(range(samples)) * len(rows),
                 ),
                 samples=samples,
                 seed=derive_seed(self.seed, step, "monte carlo"),

@@ -26,7 +26,18 @@ def test_summary_holds_the_contract(finished) -> None:
     assert summary["profile"] == "mini"
     assert {(run["method"], run["seed"]) for run in summary["runs"]} == {(method, 0) for method in METHODS}
     for run in summary["runs"]:
-        keys = {"method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic", "seconds"}
+        keys = {
+            "method",
+            "seed",
+            "domain",
+            "noise",
+            "accuracy",
+            "accuracy_init",
+            "response_length",
+            "length_inflation",
+            "critic",
+            "seconds",
+        }
         assert keys <= set(run)
         low, high = run["accuracy"]["ci95"]
         assert 0 <= low <= run["accuracy"]["mean"] <= high <= 1

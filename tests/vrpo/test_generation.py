@@ -2,9 +2,9 @@
 
 import torch
 
+from vrpo.config import GenerationConfig
 from vrpo.forward import policy_forward
 from vrpo.generation import decode, encode, generate, generation_settings
-from vrpo.config import GenerationConfig
 
 SETTINGS = {"max_new_tokens": 12, "temperature": 0.7}
 

@@ -27,7 +27,7 @@ def test_clipped_is_where_the_gradient_is_gone() -> None:
 
 
 def test_value_loss_clipping_takes_the_larger_error() -> None:
-    values, returns, old = torch.tensor([1.0, 0.3]), torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.2])
+    values, returns = torch.tensor([1.0, 0.3]), torch.tensor([0.0, 0.0])
     assert value_loss(values, returns).tolist() == pytest.approx([1.0, 0.09])
     assert value_loss(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([1.0]), 0.2).tolist() == pytest.approx([0.64])
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from conftest import tiny_policy
+
 from vrpo.config import GenerationConfig, TrainConfig, UserError
 from vrpo.scoring import at_last_token, new_experience
 from vrpo.trainer import Trainer
@@ -104,7 +104,9 @@ def test_vrpo_without_its_three_changes_is_ppo_step_for_step(tokenizer, problems
     assert_same(weights(ppo), theirs)
 
 
-@pytest.mark.parametrize("change", [{"beta": 0.5}, {"entropy_weight": 2.0}, {"perplexity_weight": 2.0}, {"depth": 2}, {"activation_ratio": 0.2}])
+@pytest.mark.parametrize(
+    "change", [{"beta": 0.5}, {"entropy_weight": 2.0}, {"perplexity_weight": 2.0}, {"depth": 2}, {"activation_ratio": 0.2}]
+)
 def test_each_of_vrpos_parts_changes_the_critic(tokenizer, problems, change) -> None:
     plain = trainer(tokenizer, problems, "vrpo").run()
     changed = trainer(tokenizer, problems, "vrpo", changes={"critic": change}).run()
@@ -143,7 +145,7 @@ def test_methods_are_matched_in_rollouts_and_policy_updates(tokenizer, problems)
         run.run()
         assert sum(count for _, count in asked) == run.rollouts
         totals.add((run.rollouts, run.policy_updates))
-    assert totals == {(112, 6)} or {t[1] for t in totals} == {6} and max(t[0] for t in totals) - min(t[0] for t in totals) < 12
+    assert totals == {(112, 6)} or ({t[1] for t in totals} == {6} and max(t[0] for t in totals) - min(t[0] for t in totals) < 12)
 
 
 def test_unscored_responses_leave_every_loss_and_are_counted(tokenizer, problems) -> None:

@@ -69,4 +69,3 @@ class PPO:
     def _mse(self, batch: Experience, values: Tensor, counts: dict[str, Tensor]) -> Tensor:
         errors = value_loss(values, batch.returns, batch.values, self.config.critic.clip_range)
         return masked_mean(errors, batch.response_mask, counts["response_mask"])
-
