@@ -54,12 +54,17 @@ def weights_digest(model: nn.Module) -> str:
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write tensors and JSON-able `meta` into one file; a kill leaves the previous checkpoint whole."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, partial, metadata={"meta": json.dumps(meta)})
+    try:
+        save_file(contiguous, partial, metadata={"meta": json.dumps(meta)})
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({error}); free space and run again, the previous checkpoint is whole") from None
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)

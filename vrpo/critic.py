@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class ValueHead(nn.Module):
     def __init__(self, hidden_size: int, depth: int, latent_size: int) -> None:
         super().__init__()
         sizes = [hidden_size] + [latent_size] * depth
-        self.encoders = nn.ModuleList(GaussianEncoder(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.encoders = nn.ModuleList(GaussianEncoder(a, b) for a, b in pairwise(sizes))
         self.decoder = nn.Sequential(nn.Linear(sizes[-1], hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
         # The first values are the constant 0.5, the middle of a 0/1 reward, instead of random numbers that would
         # reach the policy as advantages.

@@ -30,8 +30,9 @@ from vrpo.critic import ValueModel, backbone_states, response_states
 from vrpo.diagnostics import HealthWarning, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
 from vrpo.generation import decode, encode, generate, generation_settings
-from vrpo.losses import clipped, kl_k1, kl_k3, policy_loss
-from vrpo.masking import masked_mean, masked_whiten
+from vrpo.losses import kl_k1
+from vrpo.masking import masked_whiten
+from vrpo.objective import policy_terms
 from vrpo.scoring import Reward, call_reward, experience_metrics, new_experience
 from vrpo.seeding import derive_seed, generator, stream
 from vrpo.timing import Timer
@@ -246,7 +247,7 @@ class Trainer:
                 train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
                 if train_critic and len(self.critic.head.encoders):
                     experience = replace(experience, latent_noise=self._latent_noise(experience, iteration, epoch))
-                for rows in order.chunk(steps):
+                for rows in order.tensor_split(steps):
                     self.policy_updates += train_policy
                     metrics = self.optimizer_step(experience[rows], iteration, train_policy, train_critic)
                     for key, value in metrics.items():
@@ -263,10 +264,10 @@ class Trainer:
             optimizer.zero_grad()
         for start in range(0, len(batch), self.config.micro_batch_size):
             micro = batch[start : start + self.config.micro_batch_size].trim().to(self.policy.device)
-            terms = self._loss_terms(micro, counts, train_policy, train_critic, metrics)
+            terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
             sum(terms.values()).backward()
-            for name, term in terms.items():
-                metrics[name] = metrics.get(name, 0.0) + term.item()
+            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
+                metrics[name] = metrics.get(name, 0.0) + share
         for name in ["policy"] * train_policy + ["critic"] * train_critic:
             optimizer = self.optimizers[name]
             norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.max_grad_norm).item()
@@ -281,35 +282,23 @@ class Trainer:
         return metrics
 
     def _loss_terms(
-        self, micro: Experience, counts: dict[str, Tensor], train_policy: bool, train_critic: bool, metrics: dict[str, float]
-    ) -> dict[str, Tensor]:
+        self, micro: Experience, counts: dict[str, Tensor], train_policy: bool, train_critic: bool
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         terms: dict[str, Tensor] = {}
-        config, mask, count = self.config, micro.response_mask, counts["response_mask"]
-        output = None
+        metrics: dict[str, float] = {}
+        hidden = None
         if train_policy:
-            output = policy_forward(self.policy, micro, self.generation.temperature, hidden=self.shared and train_critic)
-            terms["policy/loss"] = masked_mean(
-                policy_loss(output.logprobs, micro.logprobs, micro.advantages, config.clip_range), mask, count
-            )
-            if config.kl_coefficient and config.kl_in == "loss":
-                terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(output.logprobs, micro.reference_logprobs), mask, count)
-            with torch.no_grad():
-                for name, value in (
-                    ("entropy", output.entropy),
-                    ("clip_fraction", clipped(output.logprobs, micro.logprobs, micro.advantages, config.clip_range).float()),
-                ):
-                    metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + masked_mean(value, mask, count).item()
+            need_hidden = self.shared and train_critic
+            count = counts["response_mask"]
+            terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.generation.temperature, count, need_hidden)
         if train_critic:
-            if not self.shared:
-                hidden = self._critic_states(micro)
-            elif output is not None:
-                hidden = output.hidden
-            else:  # the policy rests, so its backbone must not be moved by the value loss
-                with torch.no_grad():
+            if hidden is None:
+                # Where the backbone is shared, the policy rests now, so the value loss must not move it.
+                with torch.set_grad_enabled(not self.shared):
                     hidden = self._critic_states(micro)
             for name, term in self.algorithm.value_terms(micro, hidden, counts).items():
-                terms[f"critic/{name}"] = config.critic.loss_weight * term
-        return terms
+                terms[f"critic/{name}"] = self.config.critic.loss_weight * term
+        return terms, metrics
 
     def _latent_noise(self, experience: Experience, iteration: int, epoch: int) -> Tensor:
         head = self.critic.head

@@ -82,7 +82,7 @@ def test_base_from_scratch_learns_and_is_reproducible(project):
     metrics = base.run(params(), recorder)
     first = load_causal_lm("data/models/base")
     assert metrics["steps"] == 20 == len(recorder.curve)
-    assert metrics["loss_last"] < 0.8 * metrics["loss_first"]
+    assert metrics["loss_last"] < 0.9 * metrics["loss_first"]
     assert metrics["parameters"] == sum(p.numel() for p in first.parameters())
     assert recorder.models == [(Path("data/models/base"), "base")]
     assert load_tokenizer("data/models/base").get_vocab() == new_tokenizer().get_vocab()

@@ -175,7 +175,7 @@ def test_learning_curve_is_flat_during_the_value_warmup():
     log = [{"rollouts": 300, "validation/accuracy": 0.6}, {"rollouts": 400}, {"rollouts": 500, "validation/accuracy": 0.8}]
     run = runs.Run("ppo", 0, {}, log, {"accuracy_init": 0.4, "rollouts_warmup": 100})
     assert run.accuracy_curve() == ([0, 100, 300, 500], [0.4, 0.4, 0.6, 0.8])
-    short = runs.Run("grpo", 0, {}, log[:1] + [{"rollouts": 450, "validation/accuracy": 0.6}], {"accuracy_init": 0.6, "rollouts_warmup": 0})
+    short = runs.Run("grpo", 0, {}, [*log[:1], {"rollouts": 450, "validation/accuracy": 0.6}], {"accuracy_init": 0.6, "rollouts_warmup": 0})
     areas = runs.learning_areas([run, short])  # over 0..450: 40 + 100 + 150 * 0.675 = 0.4 * 100, 0.5 * 200, 0.675 * 150
     assert areas == {"ppo-0": pytest.approx((0.4 * 100 + 0.5 * 200 + 0.675 * 150) / 450), "grpo-0": pytest.approx(0.6)}
 

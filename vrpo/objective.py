@@ -1,0 +1,44 @@
+"""The policy's side of an update: clipped surrogate and, if asked for, a k3 KL term. It is the same for every algorithm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrpo.config import TrainConfig
+from vrpo.forward import policy_forward
+from vrpo.losses import clipped, kl_k3, policy_loss
+from vrpo.masking import masked_mean
+from vrpo.types import Experience
+
+
+def policy_terms(
+    policy: Any, batch: Experience, config: TrainConfig, temperature: float, count: Tensor, hidden: bool = False
+) -> tuple[dict[str, Tensor], dict[str, float], Tensor | None]:
+    """L_policy of a micro-batch.
+
+    Args:
+        policy: causal LM.
+        batch: a micro-batch with advantages.
+        config: clip range and KL settings.
+        temperature: of the samples.
+        count: response tokens in the whole optimiser batch, the divisor of every mean.
+        hidden: also return the states [B, T, H] that predict the response (for a critic on the same backbone).
+
+    Returns:
+        loss terms by name (their sum is minimised), metrics by name, and the states or None.
+    """
+    output, mask = policy_forward(policy, batch, temperature, hidden), batch.response_mask
+    losses = policy_loss(output.logprobs, batch.logprobs, batch.advantages, config.clip_range)
+    terms = {"policy/loss": masked_mean(losses, mask, count)}
+    if config.kl_coefficient and config.kl_in == "loss":
+        terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(output.logprobs, batch.reference_logprobs), mask, count)
+    with torch.no_grad():
+        clip = clipped(output.logprobs, batch.logprobs, batch.advantages, config.clip_range).float()
+        metrics = {
+            "policy/entropy": masked_mean(output.entropy, mask, count).item(),
+            "policy/clip_fraction": masked_mean(clip, mask, count).item(),
+        }
+    return terms, metrics, output.hidden
