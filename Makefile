@@ -46,7 +46,7 @@ repro: env ## run whatever is out of date, up to the report; JOBS=2 training cel
 	fi
 
 test: env ## run the tests
-	python -m pytest -q
+	python -m pytest -q -n 2 --dist loadfile
 
 ui: env ## show runs and models in MLflow on the loopback interface, PORT=5000
 	python -m pipeline.tracking init

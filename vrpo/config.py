@@ -76,9 +76,9 @@ class SFTConfig(Section):
     """Cold start on clean demonstrations."""
 
     demonstrations: Count = 256
-    steps: Count = 30
+    steps: Count = 5
     batch_size: Count = 32
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 1e-4
     seed: int = 0
 
 
@@ -110,7 +110,7 @@ class CriticConfig(Section):
     learning_rate: Positive = 1e-3
     epochs: Count = 2  # passes over each iteration's rollouts
     warmup_rollouts: Annotated[int, Field(ge=0)] = 1024  # SFT rollouts the critic is fitted to before the policy moves
-    warmup_epochs: Count = 3
+    warmup_epochs: Count = 6
     clip_range: Positive | None = None  # value clipping; None: off
     loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
     gae_lambda: Probability = 1.0  # lambda of the value targets
@@ -126,8 +126,8 @@ class CriticConfig(Section):
 class TrainConfig(Section):
     """One run of PPO, GRPO or VRPO."""
 
-    iterations: Count = 20
-    rollouts: Count = 4864  # budget over the whole run, value warm-up included
+    iterations: Count = 16
+    rollouts: Count = 4096  # budget over the whole run, value warm-up included
     group_size: Count = 8  # GRPO: samples per prompt
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 256  # rows per forward pass; changes memory, not results
@@ -142,9 +142,9 @@ class TrainConfig(Section):
     entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
     max_grad_norm: Positive = 1.0
     checkpoint_every: Count = 1  # iterations between checkpoints
-    measure_every: Count = 5  # iterations between measurements of held-out accuracy
-    monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 96  # states at which the critic is checked; 0: never
-    monte_carlo_samples: Count = 16
+    measure_every: Count = 4  # iterations between measurements of held-out accuracy
+    monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 192  # states at which the critic is checked; 0: never
+    monte_carlo_samples: Count = 8
     critic: CriticConfig = CriticConfig()
 
     @model_validator(mode="after")
