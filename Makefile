@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Cells of the training matrix run JOBS at a time; all before and after them one by one.
 repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time
-	@python -c 'import sys; from vrpo.config import load_params; sys.excepthook = lambda _, error, __: print("error:", error, file=sys.stderr); load_params()'
+	@python -m pipeline.check
 	@if dvc status --quiet; then echo "data/reports is up to date"; else \
 		dvc repro prepare validate base label sft reward && \
 		dvc stage list --name-only | grep '^evaluate@' | xargs -P $(JOBS) -n 1 dvc --wait-for-lock repro && \

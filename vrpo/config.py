@@ -36,7 +36,7 @@ class PrepareConfig(Section):
     subset: str | None = None  # hub configuration name
     split: str = "train"  # hub split
     test_split: str = "test"
-    train_size: Count = 4096
+    train_size: Count = 2048
     validation_size: Count = 256
     test_size: Count = 512
     min_length: Count = 1  # chain: shortest problem, in operations
@@ -98,7 +98,7 @@ class RewardConfig(Section):
 class GenerationConfig(Section):
     """Sampling of responses."""
 
-    max_new_tokens: Count = 40
+    max_new_tokens: Count = 34
     temperature: Positive = 1.0
     batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
 

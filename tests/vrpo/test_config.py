@@ -1,0 +1,55 @@
+"""Parameters: every mistake is named; the profile wins where it speaks."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vrpo.config import UserError, load_params, resolve_params
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_committed_params_are_the_defaults() -> None:
+    """One truth: what params.yaml sets for the default profile is what the library does by itself."""
+    assert load_params(ROOT / "params.yaml") == resolve_params({})
+
+
+@pytest.mark.parametrize("profile", yaml.safe_load((ROOT / "params.yaml").read_text())["profiles"])
+def test_every_profile_is_valid_and_wins(profile: str) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["profile"] = profile
+    params = resolve_params(raw)
+    for section, values in raw["profiles"][profile].items():
+        resolved = getattr(params, section)
+        for key, value in values.items() if isinstance(values, dict) else []:
+            if not isinstance(value, dict):
+                assert getattr(resolved, key) == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"train": {"learning_rte": 1}}, r"train.learning_rte: unknown key.*did you mean 'learning_rate'"),
+        ({"train": {"critic": {"dept": 1}}}, r"train.critic.dept: unknown key.*did you mean 'depth'"),
+        ({"train": {"clip_range": 0}}, r"train.clip_range = 0: .*greater than 0"),
+        ({"train": {"critic": {"activation_ratio": 1.2}}}, r"activation_ratio = 1.2"),
+        ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'ppo', 'grpo' or 'vrpo'"),
+        ({"seeds": []}, r"seeds = \[\]"),
+        ({"train": {"rollouts": 100}}, r"rollouts=100 leaves -924 after critic.warmup_rollouts=1024"),
+        ({"profile": "big"}, r"unknown profile 'big'; use one of tiny"),
+        ({"label": {"votes": "eight"}}, r"label.votes = 'eight'"),
+    ],
+)
+def test_mistakes_are_named(raw: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve_params(raw)
+
+
+def test_files_that_are_no_parameters(tmp_path) -> None:
+    with pytest.raises(UserError, match="not found"):
+        load_params(tmp_path / "none.yaml")
+    for text, message in (("a: [", "not valid YAML"), ("- 1", "found list")):
+        (tmp_path / "params.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_params(tmp_path / "params.yaml")
