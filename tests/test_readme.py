@@ -25,4 +25,6 @@ def test_files_named_in_the_map_exist() -> None:
     block = re.search(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL).group(1)
     names = re.findall(r"\b\w+\.(?:py|yaml)\b", block)
     assert len(names) > 20
-    assert [name for name in names if not (list((ROOT / "vrpo").rglob(name)) or list(ROOT.glob(name)) or list(ROOT.glob(f"*/{name}")))] == []
+    assert [
+        name for name in names if not (list((ROOT / "vrpo").rglob(name)) or list(ROOT.glob(name)) or list(ROOT.glob(f"*/{name}")))
+    ] == []

@@ -1,5 +1,6 @@
 """Decoding: right log-probabilities, right masks, independent of batch size, prompt padding and neighbours."""
 
+import pytest
 import torch
 
 from vrpo.config import GenerationConfig
@@ -14,13 +15,31 @@ def sample(policy, tokenizer, prompts, seed=0, batch_size=512):
     return generate(policy, prompts, seed=seed, **settings)
 
 
-def test_logprobs_equal_a_full_forward_pass(policy, tokenizer, problems) -> None:
+def absolute_positions(tokenizer):
+    """A GPT-2: its learned positions notice what rotary ones forgive, such as counting the left padding."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "initializer_range": 0.3}
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ids)).eval()
+
+
+@pytest.mark.parametrize("positions", ["rotary", "absolute"])
+def test_logprobs_equal_a_forward_pass_over_each_row_alone(policy, tokenizer, problems, positions: str) -> None:
+    model = policy if positions == "rotary" else absolute_positions(tokenizer)
     prompts = encode(tokenizer, [row["prompt"] for row in problems])
     prompts = [prompt[i % 5 :] for i, prompt in enumerate(prompts)]  # ragged, so that left padding matters
-    rollout = sample(policy, tokenizer, prompts)
+    rollout = sample(model, tokenizer, prompts)
     with torch.no_grad():
-        logprobs = policy_forward(policy, rollout, SETTINGS["temperature"]).logprobs
-    assert torch.allclose(rollout.logprobs[rollout.response_mask], logprobs[rollout.response_mask], atol=1e-4)
+        batched = policy_forward(model, rollout, SETTINGS["temperature"]).logprobs
+    for row, prompt in enumerate(prompts):
+        response = rollout.responses[row][rollout.response_mask[row]]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response.tolist()])).logits[0, len(prompt) - 1 : -1] / SETTINGS["temperature"]
+        alone = torch.log_softmax(logits, -1).gather(1, response[:, None])[:, 0]
+        assert torch.allclose(rollout.logprobs[row][rollout.response_mask[row]], alone, atol=1e-4)
+        assert torch.allclose(batched[row][rollout.response_mask[row]], alone, atol=1e-4)
     assert (rollout.logprobs[~rollout.response_mask] == 0).all()
 
 
