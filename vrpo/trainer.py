@@ -122,8 +122,6 @@ class Trainer:
             "policy": weights_digest(policy),
         }
 
-    # --- the loop ---------------------------------------------------------------------------------------------------
-
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the checkpoint if there is one. Returns the log."""
         if self.checkpoint is not None and self.checkpoint.exists():
@@ -180,8 +178,6 @@ class Trainer:
             self.save()
         self.on_log(self.log[-1])
 
-    # --- experience -------------------------------------------------------------------------------------------------
-
     def collect(self, rows: Sequence[Row], samples: Sequence[int], iteration: int) -> tuple[Experience, dict[str, float]]:
         """Sample one response per row, score it, and estimate advantages. Returns the experience and its metrics."""
         with self.timer("rollout") as elapsed:
@@ -234,8 +230,6 @@ class Trainer:
     def _critic_states(self, batch: Experience) -> Tensor:
         hidden = backbone_states(self.critic.backbone, batch.input_ids, batch.attention_mask)
         return response_states(hidden, batch.responses.shape[1])
-
-    # --- update -----------------------------------------------------------------------------------------------------
 
     def update(self, experience: Experience, iteration: int, *, steps: int, policy_epochs: int, critic_epochs: int) -> dict[str, float]:
         """Minibatch passes over an experience; returns the mean of every loss and norm over the optimiser steps."""
@@ -293,7 +287,7 @@ class Trainer:
             terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.generation.temperature, count, need_hidden)
         if train_critic:
             if hidden is None:
-                # Where the backbone is shared, the policy rests now, so the value loss must not move it.
+                # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
                 with torch.set_grad_enabled(not self.shared):
                     hidden = self._critic_states(micro)
             for name, term in self.algorithm.value_terms(micro, hidden, counts).items():
@@ -304,8 +298,6 @@ class Trainer:
         head = self.critic.head
         shape = (*experience.response_mask.shape, len(head.encoders), self.critic.settings["latent_size"])
         return torch.randn(shape, generator=generator(self.seed, iteration, epoch, "latent"))
-
-    # --- measurement ------------------------------------------------------------------------------------------------
 
     def measure(self, critic: bool) -> dict[str, float]:
         """Held-out accuracy of the policy and, with `critic`, the critic's correlation with Monte-Carlo values."""
@@ -337,8 +329,6 @@ class Trainer:
                 **generation_settings(self.policy, self.tokenizer, self.generation),
             )
         return metrics | {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error}
-
-    # --- state ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the checkpoint."""
