@@ -36,12 +36,14 @@ $(READY): pyproject.toml constraints.txt
 	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra dev --constraint constraints.txt
 	@touch $@
 
-# Cells of the training matrix run JOBS at a time; all before and after them one by one.
+# Cells of the training matrix run JOBS at a time; all before and after them one by one. Cells are reproduced item by item
+# because two processes that each walk the whole graph lock one another out.
 repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time
 	@python -m pipeline.check
 	@if dvc status --quiet; then echo "data/reports is up to date"; else \
 		dvc repro prepare validate base label sft reward && \
-		dvc stage list --name-only | grep '^evaluate@' | xargs -P $(JOBS) -n 1 dvc --wait-for-lock repro && \
+		dvc stage list --name-only | sed -n 's/^train@//p' | xargs -P $(JOBS) -I % sh -c \
+			'dvc --wait-for-lock repro --single-item train@% && dvc --wait-for-lock repro --single-item evaluate@%' && \
 		dvc repro; \
 	fi
 
