@@ -37,14 +37,15 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Cells of the training matrix run JOBS at a time; all before and after them one by one. Cells are reproduced item by item
-# because two processes that each walk the whole graph lock one another out.
+# because two processes that each walk the whole graph lock one another out. Their records reach MLflow together at the end:
+# that many short processes would spend a good part of their time on importing it.
 repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time
 	@python -m pipeline.check
 	@if dvc status --quiet; then echo "data/reports is up to date"; else \
 		dvc repro prepare validate base label sft reward && \
-		dvc stage list --name-only | sed -n 's/^train@//p' | xargs -P $(JOBS) -I % sh -c \
+		dvc stage list --name-only | sed -n 's/^train@//p' | MLFLOW_TRACKING_URI=off xargs -P $(JOBS) -I % sh -c \
 			'dvc --wait-for-lock repro --single-item train@% && dvc --wait-for-lock repro --single-item evaluate@%' && \
-		dvc repro; \
+		dvc repro && python -m pipeline.tracking sync; \
 	fi
 
 test: env ## run the tests

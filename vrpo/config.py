@@ -108,7 +108,7 @@ class CriticConfig(Section):
 
     backbone: Literal["separate", "shared"] = "separate"
     learning_rate: Positive = 1e-3
-    epochs: Count = 2  # passes over each iteration's rollouts
+    epochs: Count = 1  # passes over each iteration's rollouts
     warmup_rollouts: Annotated[int, Field(ge=0)] = 1024  # SFT rollouts the critic is fitted to before the policy moves
     warmup_epochs: Count = 6
     clip_range: Positive | None = None  # value clipping; None: off
@@ -126,8 +126,8 @@ class CriticConfig(Section):
 class TrainConfig(Section):
     """One run of PPO, GRPO or VRPO."""
 
-    iterations: Count = 16
-    rollouts: Count = 4096  # budget over the whole run, value warm-up included
+    iterations: Count = 12
+    rollouts: Count = 3328  # budget over the whole run, value warm-up included
     group_size: Count = 8  # GRPO: samples per prompt
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 256  # rows per forward pass; changes memory, not results
