@@ -223,7 +223,8 @@ def _critic(figure: Figure, runs: list[Run], summary: dict[str, Any]) -> bool:
         axes.set_xlabel("total rollouts (thousands)")
         axes.set_xlim(0, _end(runs))
         low, high = axes.get_ylim()
-        axes.set_ylim((max(low, -1.0), min(high, 1.05)) if title == "Explained variance" else (min(low, 0), high))
+        share = title == "Semantic losses"
+        axes.set_ylim((max(low, -1.0), min(high, 1.05)) if title == "Explained variance" else (min(low, 0), 1.0 if share else high))
     if checked:
         _correlation_bars(cells[len(present)], checked, list(groups))
     handles = [figure.axes[0].plot([], [], color=style(method, list(groups))[0], linewidth=2.5)[0] for method in groups]

@@ -99,7 +99,7 @@ def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of the lines under the title."""
     host = summary["machine"]
     noise = runs[0].evaluation["noise"] or {}
-    rates = {"label_accuracy": "labels right", "false_positive_rate": "rewards flipped to 1", "false_negative_rate": "flipped to 0"}
+    rates = {"label_accuracy": "labels right", "false_positive_rate": "flips 0 to 1:", "false_negative_rate": "flips 1 to 0:"}
     noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
     noises += [f"{name} {number(noise[key], 0, 100)} %" for key, name in rates.items() if is_number(noise.get(key))]
     methods = ", ".join(method.upper() for method in summary["methods"])

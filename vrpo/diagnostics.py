@@ -15,6 +15,7 @@ from vrpo.generation import generate, pad_prompts
 from vrpo.masking import masked_mean, masked_var
 from vrpo.types import Experience
 
+DEAD_EXPLAINED_VARIANCE = 0.02  # "near or below zero"
 ACTIVE_UNIT_NATS = 0.01  # a latent dimension with less KL than this carries nothing
 
 
@@ -143,10 +144,10 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> l
         found.append(HealthWarning(check, int(row["iteration"]), message))
 
     recent = [r["critic/ev_observed"] for r in history[-patience:] if "critic/ev_observed" in r]
-    if len(recent) == patience and all(value <= 0.0 for value in recent):
+    if len(recent) == patience and all(value <= DEAD_EXPLAINED_VARIANCE for value in recent):
         warn(
             "dead critic",
-            f"explained variance <= 0 for {patience} iterations: train the critic longer (critic.epochs, critic.warmup_rollouts) or lower critic.beta",
+            f"explained variance <= {DEAD_EXPLAINED_VARIANCE} for {patience} iterations: train the critic longer (critic.epochs, critic.warmup_rollouts) or lower critic.beta",
         )
     if row.get("length/inflation", 1.0) > 1.5:
         warn(

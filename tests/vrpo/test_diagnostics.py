@@ -1,0 +1,68 @@
+"""Critic metrics, the Monte-Carlo check and the failure signatures."""
+
+import math
+
+import pytest
+import torch
+
+from vrpo.critic import ValueModel
+from vrpo.diagnostics import correlation, explained_variance, health_warnings, monte_carlo_check
+from vrpo.generation import encode
+
+
+def test_explained_variance() -> None:
+    returns, mask = torch.tensor([[1.0, 0.0, 1.0, 99.0]]), torch.tensor([[True, True, True, False]])
+    assert explained_variance(returns.clone(), returns, mask) == 1.0
+    assert explained_variance(torch.full((1, 4), 0.3), returns, mask) == pytest.approx(0.0, abs=1e-6)
+    assert explained_variance(1 - returns, returns, mask) == pytest.approx(-3.0)
+    assert math.isnan(explained_variance(returns, torch.ones(1, 4), mask))
+
+
+def test_correlation() -> None:
+    a = torch.tensor([1.0, 2.0, 4.0])
+    assert correlation(a, 3 * a - 5) == pytest.approx(1.0)
+    assert correlation(a, -a) == pytest.approx(-1.0)
+    assert math.isnan(correlation(a, torch.ones(3)))
+
+
+def test_monte_carlo_check_scores_prefix_and_continuation_together(policy, tokenizer, problems) -> None:
+    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
+    prompts = encode(tokenizer, [row["prompt"] for row in problems[:12]])
+    settings = {"max_new_tokens": 6, "temperature": 1.0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    seen = []
+
+    def score(responses):
+        seen.extend(responses)
+        return [float(len(response) > 6) for response in responses]
+
+    check = monte_carlo_check(policy, critic, prompts, score, samples=5, seed=0, **settings)
+    assert len(seen) == 60 and check.values.shape == check.monte_carlo.shape == (12,)
+    assert torch.allclose(check.values, torch.full((12,), 0.5))  # an untrained head says one half
+    longer = torch.tensor([[len(r) > 6 for r in seen[i : i + 5]] for i in range(0, 60, 5)]).float().mean(1)
+    assert torch.equal(check.monte_carlo, longer) and longer.sum() > 0  # longer than one continuation can be: the prefix is there
+    for i in range(0, 60, 5):  # samples of one state share its prefix
+        assert len({tuple(r[:1]) for r in seen[i : i + 5] if len(r) > 6}) <= 1
+
+
+def rows(**series) -> list[dict[str, float]]:
+    length = max(map(len, series.values()))
+    return [{"iteration": i} | {key.replace("__", "/"): values[i] for key, values in series.items()} for i in range(length)]
+
+
+@pytest.mark.parametrize(
+    ("history", "check"),
+    [
+        (rows(critic__ev_observed=[0.01] * 5), "dead critic"),
+        (rows(critic__ev_observed=[0.01] * 4 + [0.2]), None),
+        (rows(length__inflation=[1.0, 1.6]), "length inflation"),
+        (rows(validation__accuracy=[0.5, 0.8, 0.6]), "accuracy collapse"),
+        (rows(validation__accuracy=[0.5, 0.8, 0.75]), None),
+        (rows(critic__kl=[0.3], critic__mse=[0.2], critic__active_units=[4.0]), "latent KL dominates"),
+        (rows(critic__kl=[0.0], critic__mse=[0.2], critic__active_units=[0.0]), "latent collapse"),
+        (rows(critic__kl=[0.01], critic__mse=[0.2], critic__active_units=[4.0], length__inflation=[1.1]), None),
+        ([], None),
+    ],
+)
+def test_failure_signatures(history, check) -> None:
+    assert [warning.check for warning in health_warnings(history)] == ([check] if check else [])
+    assert all("lower" in w.message or "train" in w.message for w in health_warnings(history))  # each names a cure
