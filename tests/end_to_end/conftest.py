@@ -22,7 +22,7 @@ class Project:
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=3000)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
         return done
