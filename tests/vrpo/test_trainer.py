@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_policy
+from tiny import tiny_policy
 
 from vrpo.config import GenerationConfig, TrainConfig, UserError
 from vrpo.scoring import at_last_token, new_experience
