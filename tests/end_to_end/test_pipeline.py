@@ -150,7 +150,7 @@ def timeless(text: str) -> list:
     [
         ({"train": {"learning_rte": 0.1}}, "train.learning_rte: unknown key.*did you mean 'learning_rate'"),
         ({"train": {"learning_rate": -1}}, "train.learning_rate = -1"),
-        ({"train": {"iterations": "many"}}, "train.iterations = 'many'"),
+        ({"train": {"clip_range": "wide"}}, "train.clip_range = 'wide'"),
         ({"trian": {"a": 1}}, "trian: unknown key.*did you mean 'train'"),
         ({"profile": "huge"}, "profile: unknown profile 'huge'; use one of"),
         ({"prepare": {"dataset": "nowhere.jsonl"}}, "nowhere.jsonl"),
