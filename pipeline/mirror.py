@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 import time
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def init_database(uri: str) -> None:
     """Create or upgrade the SQLite database of `uri`; any other store looks after itself.
 
     The database remembers the MLflow it was prepared for (`user_version`), which spares the import when it is current. The
-    lock keeps processes that start together from migrating it together.
+    lock keeps processes that start together from migrating it together. A new database gets its name when it is complete:
+    MLflow can never finish one whose creation was killed half-way.
     """
     if not uri.startswith("sqlite:///"):
         return
@@ -70,16 +72,25 @@ def init_database(uri: str) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        database = sqlite3.connect(path, timeout=20)
-        if database.execute("PRAGMA user_version").fetchone()[0] != wanted:
-            load_mlflow()
-            from mlflow.db import upgrade
+        if path.exists() and _user_version(path) == wanted:
+            return
+        load_mlflow()
+        from mlflow.db import upgrade
 
-            upgrade.callback(uri)  # the function behind the `mlflow db upgrade` command
+        target = path if path.exists() else path.with_name(f"{path.name}.new")
+        if target != path:
+            target.unlink(missing_ok=True)  # left by a killed process
+        upgrade.callback(f"sqlite:///{target}")  # the function behind the `mlflow db upgrade` command
+        with closing(sqlite3.connect(target, timeout=20)) as database:
             database.execute(f"PRAGMA user_version = {wanted}")
-        database.close()
+        target.replace(path)
     finally:
         os.close(folder)
+
+
+def _user_version(path: Path) -> int:
+    with closing(sqlite3.connect(path, timeout=20)) as database:
+        return database.execute("PRAGMA user_version").fetchone()[0]
 
 
 def mirror(path: Path, client: MlflowClient, *, closing: bool) -> None:

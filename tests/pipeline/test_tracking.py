@@ -176,6 +176,28 @@ def test_two_stages_at_once_on_a_cold_database(workspace: Path) -> None:
     assert points("loss") == [*range(50), *range(50)]
 
 
+def test_database_whose_creation_was_killed_is_made_anew(workspace: Path) -> None:
+    Path("mlflow.db").unlink()
+    code = """
+import os, sqlalchemy
+from pipeline import mirror
+mirror.load_mlflow()
+count = 0
+def killed(connection, cursor, statement, *rest):
+    global count
+    count += statement.lstrip().startswith("CREATE TABLE")
+    if count == 12:
+        os._exit(9)
+sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", killed)
+mirror.init_database(mirror.tracking_uri())
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    with tracking.record("train-ppo-0", **TRAIN):
+        pass
+    tracking.sync()
+    assert runs() == [("train ppo seed 0", "FINISHED")]
+
+
 def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: Path) -> None:
     stage = start_stage(0, 600)
     assert stage.stdout.readline() == "logged\n"
