@@ -109,7 +109,7 @@ class CriticConfig(Section):
     backbone: Literal["separate", "shared"] = "separate"
     learning_rate: Positive = 1e-3
     epochs: Count = 1  # passes over each iteration's rollouts
-    warmup_rollouts: Annotated[int, Field(ge=0)] = 1024  # SFT rollouts the critic is fitted to before the policy moves
+    warmup_rollouts: Annotated[int, Field(ge=0)] = 1056  # SFT rollouts the critic is fitted to before the policy moves
     warmup_epochs: Count = 6
     clip_range: Positive | None = None  # value clipping; None: off
     loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
@@ -127,7 +127,7 @@ class TrainConfig(Section):
     """One run of PPO, GRPO or VRPO."""
 
     iterations: Count = 12
-    rollouts: Count = 3328  # budget over the whole run, value warm-up included
+    rollouts: Count = 3360  # budget over the whole run, value warm-up included
     group_size: Count = 8  # GRPO: samples per prompt
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 256  # rows per forward pass; changes memory, not results
@@ -148,12 +148,25 @@ class TrainConfig(Section):
     critic: CriticConfig = CriticConfig()
 
     @model_validator(mode="after")
-    def _budget_covers_iterations(self) -> TrainConfig:
+    def _budget_divides(self) -> TrainConfig:
+        """Every method must be able to spend the same budget to the last response."""
         left = self.rollouts - self.critic.warmup_rollouts
         if left < self.iterations * self.minibatches:
             raise ValueError(
                 f"rollouts={self.rollouts} leaves {left} after critic.warmup_rollouts={self.critic.warmup_rollouts}, too few for "
                 f"iterations={self.iterations} x minibatches={self.minibatches}; raise rollouts or lower one of the others"
+            )
+        groups = self.iterations * self.group_size
+        nearest = max(1, round(self.rollouts / groups)) * groups
+        if self.rollouts % groups:
+            raise ValueError(
+                f"rollouts={self.rollouts} is no multiple of iterations={self.iterations} x group_size={self.group_size}, so methods "
+                f"with and without groups would not see the same number; use {nearest}"
+            )
+        if left % self.iterations:
+            raise ValueError(
+                f"critic.warmup_rollouts={self.critic.warmup_rollouts} leaves {left} of rollouts={self.rollouts}, no multiple of "
+                f"iterations={self.iterations}; use {self.rollouts - round(left / self.iterations) * self.iterations}"
             )
         return self
 

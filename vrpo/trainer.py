@@ -96,10 +96,6 @@ class Trainer:
         self.shared = self.critic is not None and config.critic.backbone == "shared"
         group = self.algorithm.group_size
         self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // group
-        if self.prompts_per_iteration < 1:
-            raise UserError(
-                f"train.rollouts = {config.rollouts} is less than one group of {group} in each of {config.iterations} iterations"
-            )
         self.models = nn.ModuleDict({"policy": policy})
         self.optimizers = {"policy": torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0)}
         if self.critic is not None:
