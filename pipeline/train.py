@@ -23,12 +23,12 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     import torch
     from tqdm import tqdm
 
-    from vrpo.models import load_policy, save_model
+    from vrpo.models import load_policy
     from vrpo.tasks.loader import load_task
     from vrpo.trainer import Trainer
 
     torch.set_num_threads(params.runtime.threads)
-    policy, tokenizer = load_policy(SFT, params.runtime)
+    policy, tokenizer = load_policy(SFT, params.runtime.model_copy(update={"dtype": "float32"}))  # half precision loses small updates
     task = load_task(params, tokenizer)
     state = STATE / f"{method}-{seed}-{_key(params)}.safetensors"
     with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
@@ -52,6 +52,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
             method=method,
             seed=seed,
             generation=params.generation,
+            precision=params.runtime.dtype,
             clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
             validation=_problems(task, "validation", with_labels=False),
             checkpoint=state,
@@ -60,9 +61,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         )
         log = trainer.run()
     folder = Path(f"data/runs/{method}-{seed}")
-    save_model(trainer.policy, tokenizer, folder / "policy")
-    if trainer.critic is not None:
-        trainer.critic.save_pretrained(folder / "value_model")
+    trainer.save_pretrained(folder)
     stage.write_jsonl(folder / "log.jsonl", log)
     summary = _summary(trainer, method, seed)
     stage.write_json(folder / "run.json", summary)

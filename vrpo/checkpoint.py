@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from vrpo.config import UserError
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied tensors appear once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def model_tensors(model: nn.Module, frozen: bool = True) -> dict[str, Tensor]:
+    """Parameters (frozen ones too, if asked for) and buffers by name; tied tensors appear once."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if frozen or parameter.requires_grad}
+    return {**parameters, **dict(model.named_buffers())}
 
 
 def pack(models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Everything that training changes, as one flat dictionary of tensors."""
-    tensors = {f"model/{name}": tensor for name, tensor in model_tensors(models).items()}
+    tensors = {f"model/{name}": tensor for name, tensor in model_tensors(models, frozen=False).items()}
     for name, optimizer in optimizers.items():
         for index, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in entries.items()}
@@ -32,7 +33,7 @@ def pack(models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dic
 def unpack(tensors: dict[str, Tensor], models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:
     """Put back in place what `pack` gave; the optimisers' settings stay those of the config."""
     with torch.no_grad():
-        for name, target in model_tensors(models).items():
+        for name, target in model_tensors(models, frozen=False).items():
             target.copy_(tensors[f"model/{name}"])
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
-Method = Literal["ppo", "grpo", "vrpo"]
+Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "vrpo"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class UserError(Exception):
@@ -123,12 +124,21 @@ class CriticConfig(Section):
     perplexity_weight: Annotated[float, Field(ge=0.0)] = 0.5
 
 
+class LoRAConfig(Section):
+    """Low-rank adapters (PEFT) on the policy and on the critic's backbone, whose own weights stay frozen."""
+
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
 class TrainConfig(Section):
-    """One run of PPO, GRPO or VRPO."""
+    """One run of a method."""
 
     iterations: Count = 12
     rollouts: Count = 3360  # budget over the whole run, value warm-up included
-    group_size: Count = 8  # GRPO: samples per prompt
+    group_size: Count = 8  # samples per prompt of the methods without a critic
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 256  # rows per forward pass; changes memory, not results
     epochs: Count = 1
@@ -137,10 +147,12 @@ class TrainConfig(Section):
     clip_range: Positive = 0.2
     gamma: Probability = 1.0
     gae_lambda: Probability = 0.9  # lambda of the policy's advantages; see the README on why below 1
+    length_adaptive_alpha: Positive | None = None  # lambda = 1 - 1 / (alpha * length) per response instead of gae_lambda (VAPO)
     kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
     kl_in: Literal["loss", "reward"] = "loss"  # k3 term in the loss, or k1 penalty in the reward
-    entropy_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
     max_grad_norm: Positive = 1.0
+    gradient_checkpointing: bool = False  # less memory for activations, one more forward pass
+    lora: LoRAConfig | None = None
     checkpoint_every: Count = 1  # iterations between checkpoints
     measure_every: Count = 4  # iterations between measurements of held-out accuracy
     monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 192  # states at which the critic is checked; 0: never
@@ -189,7 +201,7 @@ class RuntimeConfig(Section):
     """Where tensors live. Thread count is per process."""
 
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Precision = "float32"  # of computing; weights that are trained stay float32
     threads: Count = 1
     trust_remote_code: bool = False
 

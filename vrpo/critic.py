@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrpo.lora import without_lora
 from vrpo.losses import gaussian_kl
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)  # keeps exp() finite in half precision
@@ -121,13 +123,22 @@ class ValueModel(nn.Module):
         """Values of every prefix: `values[:, t]` is V of the text up to and including token t."""
         return self.head(self.hidden_states(input_ids, attention_mask), noise)
 
+    @torch.no_grad()
+    def score(self, tokenizer: Any, texts: Sequence[str]) -> list[list[float]]:
+        """Values of every prefix of each text: one number per token, V of the text up to and including it."""
+        scores = []
+        for text in texts:
+            ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=self.backbone.device)
+            scores.append(self(ids, torch.ones_like(ids, dtype=torch.bool)).values[0].tolist())
+        return scores
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `backbone/` in the usual format and the head as safetensors beside it."""
+        """Write `backbone/` in the usual format, adapters folded in, and the head as safetensors beside it."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.backbone.save_pretrained(folder / "backbone")
+        without_lora(self.backbone).save_pretrained(folder / "backbone")
         save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "value_head.safetensors")
         (folder / "value_head.json").write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
 

@@ -120,6 +120,9 @@ def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float
     return {"critic/active_units": float((per_dimension > ACTIVE_UNIT_NATS).sum()), "critic/latent_kl": float(per_dimension.sum())}
 
 
+HEALTH_CHECKS = ("dead critic", "length inflation", "accuracy collapse", "latent KL dominates", "latent collapse")
+
+
 @dataclass(frozen=True)
 class HealthWarning:
     """One of the paper's failure signatures, seen while training."""
@@ -165,3 +168,9 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> l
     if row.get("critic/active_units", 1.0) == 0:
         warn("latent collapse", "no latent unit carries information, the values are a constant: lower critic.beta")
     return found
+
+
+def health_metrics(warnings: Sequence[HealthWarning]) -> dict[str, float]:
+    """1 for each check that fires and 0 for the others, as metrics `health/<check>`."""
+    firing = {warning.check for warning in warnings}
+    return {f"health/{check.lower().replace(' ', '_')}": float(check in firing) for check in HEALTH_CHECKS}

@@ -39,6 +39,7 @@ def generate(
     pad_token_id: int,
     seed: int,
     batch_size: int = 512,
+    first_row: int = 0,
 ) -> Rollout:
     """Sample one response per prompt.
 
@@ -50,11 +51,13 @@ def generate(
         eos_token_id: one id or several, each ends a response and counts as part of it.
         seed: fixes the samples.
         batch_size: rows decoded together.
+        first_row: place of the first prompt in the batch that `seed` fixes, when another process samples the rows before it.
 
     Returns:
         Rollout on the CPU, T = the longest response.
     """
-    uniforms = torch.rand((len(prompts), max_new_tokens), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    draws = torch.rand((first_row + len(prompts), max_new_tokens), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    uniforms = draws[first_row:]
     stops = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
     ids, mask = pad_prompts(prompts, pad_token_id)
     shape = (len(prompts), max_new_tokens)

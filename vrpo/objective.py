@@ -15,7 +15,14 @@ from vrpo.types import Experience
 
 
 def policy_terms(
-    policy: Any, batch: Experience, config: TrainConfig, temperature: float, count: Tensor, hidden: bool = False
+    policy: Any,
+    batch: Experience,
+    config: TrainConfig,
+    temperature: float,
+    counts: dict[str, Tensor],
+    *,
+    whole_response: bool = False,
+    hidden: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float], Tensor | None]:
     """L_policy of a micro-batch.
 
@@ -24,19 +31,24 @@ def policy_terms(
         batch: a micro-batch with advantages.
         config: clip range and KL settings.
         temperature: of the samples.
-        count: response tokens in the whole optimiser batch, the divisor of every mean.
+        counts: divisors over the whole optimiser batch: "policy" of the surrogate, "response_mask" (tokens) of every other mean.
+        whole_response: the ratio is that of the response, not of its tokens; its advantage is the first token's.
         hidden: also return the states [B, T, H] that predict the response (for a critic on the same backbone).
 
     Returns:
         loss terms by name (their sum is minimised), metrics by name, and the states or None.
     """
     output, mask = policy_forward(policy, batch, temperature, hidden), batch.response_mask
-    losses = policy_loss(output.logprobs, batch.logprobs, batch.advantages, config.clip_range)
-    terms = {"policy/loss": masked_mean(losses, mask, count)}
+    old, new, advantages, acted = batch.logprobs, output.logprobs, batch.advantages, mask
+    if whole_response:
+        old, new = ((logprobs * mask).sum(1, keepdim=True) for logprobs in (old, new))
+        advantages, acted = advantages[:, :1], mask.any(1, keepdim=True)
+    terms = {"policy/loss": masked_mean(policy_loss(new, old, advantages, config.clip_range), acted, counts["policy"])}
+    count = counts["response_mask"]
     if config.kl_coefficient and config.kl_in == "loss":
         terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(output.logprobs, batch.reference_logprobs), mask, count)
     with torch.no_grad():
-        clip = clipped(output.logprobs, batch.logprobs, batch.advantages, config.clip_range).float()
+        clip = clipped(new, old, advantages, config.clip_range).float().expand_as(mask)
         metrics = {
             "policy/entropy": masked_mean(output.entropy, mask, count).item(),
             "policy/clip_fraction": masked_mean(clip, mask, count).item(),

@@ -27,6 +27,8 @@ def call_reward(
     Raises:
         UserError: the number of scores is wrong, or a score is NaN or infinite.
     """
+    if not rows:  # a process without a share
+        return []
     columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
     scores = list(reward([row["prompt"] for row in rows], texts, **columns, step=step, samples=samples))
     if len(scores) != len(texts):

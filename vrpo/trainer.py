@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -21,26 +22,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrpo.algorithms.dr_grpo import DrGRPO
 from vrpo.algorithms.grpo import GRPO
 from vrpo.algorithms.ppo import PPO
+from vrpo.algorithms.reinforce_pp import ReinforcePP
+from vrpo.algorithms.rloo import RLOO
 from vrpo.algorithms.vrpo import VRPO
 from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weights_digest
-from vrpo.config import GenerationConfig, TrainConfig, UserError
-from vrpo.critic import ValueModel, backbone_states, response_states
-from vrpo.diagnostics import HealthWarning, health_warnings, latent_metrics, monte_carlo_check
+from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
+from vrpo.critic import ValueModel
+from vrpo.diagnostics import HealthWarning, health_metrics, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
 from vrpo.generation import decode, encode, generate, generation_settings
+from vrpo.lora import add_lora, without_lora
 from vrpo.losses import kl_k1
 from vrpo.masking import masked_whiten
-from vrpo.objective import policy_terms
+from vrpo.models import load_policy, save_model
+from vrpo.processes import Processes
+from vrpo.prompts import prompt_rows
 from vrpo.scoring import Reward, call_reward, experience_metrics, new_experience
-from vrpo.seeding import derive_seed, generator, stream
+from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.types import Experience, Rollout
+from vrpo.updater import Updater
 
 logger = logging.getLogger(__name__)
 
-ALGORITHMS = {"ppo": PPO, "grpo": GRPO, "vrpo": VRPO}
+ALGORITHMS = {"ppo": PPO, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO, "reinforce_pp": ReinforcePP, "vrpo": VRPO}
 
 Row = dict[str, Any]
 
@@ -50,73 +58,93 @@ class Trainer:
 
     Args:
         config: the run's parameters.
-        policy: causal LM, trained in place.
-        tokenizer: its tokenizer; prompts are encoded without special tokens.
-        problems: training rows, each with a `prompt` and any other columns.
+        policy: causal LM, trained in place, or a folder or hub id to load one from.
+        tokenizer: its tokenizer; may be None where the policy is loaded. Prompts are encoded without special tokens.
+        problems: training rows, each with a `prompt`, text or conversation, and any other columns (see `prompt_rows`).
         reward: `(prompts, responses, **columns) -> list[float | None]`, the observed reward. `columns` are the rows' other
             columns, `step` (the iteration) and `samples` (index of each response among those to its prompt). None means that
             a response could not be scored: it is left out of every loss and counted.
-        method: "ppo", "grpo" or "vrpo".
+        method: "vrpo", "ppo", "grpo", "dr_grpo", "rloo" or "reinforce_pp".
         seed: of everything random in the run.
         generation: how responses are sampled.
+        precision: of forward passes; the weights keep the type they have.
         clean_reward: same signature, for measurement only; None where no clean reward is known.
         validation: held-out rows, measured with `clean_reward` (or `reward`).
         checkpoint: file that holds the run's state between iterations; None: no checkpoints.
         on_log: called with each iteration's row of metrics.
         on_resume: called once with the rows so far when a run goes on from its checkpoint.
+
+    With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one writes
+    checkpoints and calls `on_log` and `on_resume`.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        policy: nn.Module,
+        policy: nn.Module | str | Path,
         tokenizer: Any,
-        problems: Sequence[Row],
+        problems: Iterable[Any],
         reward: Reward,
         *,
         method: str = "vrpo",
         seed: int = 0,
         generation: GenerationConfig | None = None,
+        precision: Precision = "float32",
         clean_reward: Reward | None = None,
-        validation: Sequence[Row] = (),
+        validation: Iterable[Any] = (),
         checkpoint: Path | None = None,
         on_log: Callable[[dict[str, float]], None] = lambda row: None,
         on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
     ) -> None:
-        if not problems:
-            raise UserError("the training data is empty: at least one prompt is needed")
-        self.config, self.policy, self.tokenizer, self.seed = config, policy, tokenizer, seed
+        if isinstance(policy, str | Path):
+            policy, own_tokenizer = load_policy(policy, RuntimeConfig())
+            tokenizer = tokenizer or own_tokenizer
+        self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.generation = generation or GenerationConfig()
-        self.problems, self.validation = list(problems), list(validation)
+        self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer) if validation else []
         self.reward, self.clean_reward = reward, clean_reward
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
-        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        self.fingerprint = {
+            "config": config.model_dump(exclude={"checkpoint_every"}),
+            "generation": self.generation.model_dump(exclude={"batch_size"}),
+            "precision": precision,
+            "method": method,
+            "seed": seed,
+            "data": sha256(repr([self.problems, self.validation]).encode()).hexdigest()[:16],
+            "policy": weights_digest(policy),
+        }
+        self.processes = Processes(policy.device)
+        policy.to(self.processes.device)
         self.algorithm = ALGORITHMS[method](config, policy, derive_seed(seed, "critic"))
         self.critic: ValueModel | None = self.algorithm.critic
-        self.shared = self.critic is not None and config.critic.backbone == "shared"
-        group = self.algorithm.group_size
-        self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // group
-        self.models = nn.ModuleDict({"policy": policy})
-        self.optimizers = {"policy": torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0)}
-        if self.critic is not None:
-            self.models["critic"] = self.critic
-            policy_parameters = set(map(id, policy.parameters()))
-            own = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in policy_parameters]
-            self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
+        self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // self.algorithm.group_size
+        backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
+        if config.gradient_checkpointing:
+            for model in backbones:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.policy, self.reference = policy, None
+        if config.lora is None:
+            self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        else:  # the reference is the policy without its adapters
+            self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
+            if self.critic is not None and config.critic.backbone == "separate":
+                self.critic.backbone = add_lora(self.critic.backbone, config.lora, derive_seed(seed, "critic lora"))
+        self.updater = Updater(
+            config,
+            self.policy,
+            self.algorithm,
+            temperature=self.generation.temperature,
+            max_new_tokens=self.generation.max_new_tokens,
+            seed=seed,
+            precision=precision,
+            processes=self.processes,
+        )
         self.iteration = -1  # the last one finished; 0 is the value warm-up
         self.rollouts = 0
         self.policy_updates = 0
         self.log: list[dict[str, float]] = []
         self.health: list[HealthWarning] = []
         self.timer = Timer()
-        self.fingerprint = {
-            "config": config.model_dump(exclude={"checkpoint_every"}),
-            "generation": self.generation.model_dump(exclude={"batch_size"}),
-            "method": method,
-            "seed": seed,
-            "data": sha256(repr([self.problems, self.validation]).encode()).hexdigest()[:16],
-            "policy": weights_digest(policy),
-        }
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the checkpoint if there is one. Returns the log."""
@@ -150,7 +178,7 @@ class Trainer:
         rows = [row for row in prompts for _ in range(group)]
         experience, metrics = self.collect(rows, list(range(group)) * len(prompts), iteration)
         warm = min(1.0, iteration / max(self.config.lr_warmup, 1))
-        self.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
+        self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
         critic_epochs = self.config.critic.epochs if self.critic is not None else 0
         metrics |= self.update(
             experience, iteration, steps=self.config.minibatches, policy_epochs=self.config.epochs, critic_epochs=critic_epochs
@@ -166,13 +194,16 @@ class Trainer:
             first = next((r["length/mean"] for r in self.log if "length/mean" in r), row["length/mean"])
             row["length/inflation"] = row["length/mean"] / max(first, 1e-9)
         self.log.append({key: value for key, value in row.items() if math.isfinite(value)})
-        for warning in health_warnings(self.log):
+        warnings = health_warnings(self.log)
+        self.log[-1] |= health_metrics(warnings)
+        for warning in warnings:
             if warning.check not in {known.check for known in self.health}:  # each signature speaks once a run
                 self.health.append(warning)
                 logger.warning("%s, iteration %d: %s", warning.check, warning.iteration, warning.message)
         if self.checkpoint is not None and (self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.config.iterations):
             self.save()
-        self.on_log(self.log[-1])
+        if self.processes.is_main:
+            self.on_log(self.log[-1])
 
     def collect(self, rows: Sequence[Row], samples: Sequence[int], iteration: int) -> tuple[Experience, dict[str, float]]:
         """Sample one response per row, score it, and estimate advantages. Returns the experience and its metrics."""
@@ -181,8 +212,8 @@ class Trainer:
         self.rollouts += len(rows)
         with self.timer("reward"):
             texts = decode(self.tokenizer, rollout)
-            observed = call_reward(self.reward, rows, texts, iteration, samples)
-            clean = call_reward(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
+            observed = self.score(self.reward, rows, texts, iteration, samples)
+            clean = self.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
         scores, scored = torch.tensor([score or 0.0 for score in observed]), torch.tensor([score is not None for score in observed])
         with self.timer("values"):
             experience, readings = self.read(new_experience(rollout, scores, scored))
@@ -194,106 +225,59 @@ class Trainer:
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
         advantages, returns = self.algorithm.estimate(experience, experience.rewards)
-        if self.critic is not None:  # GRPO's advantages are already normalised, within their groups
+        if self.algorithm.whiten:
             advantages = masked_whiten(advantages, experience.response_mask)
         return replace(experience, advantages=advantages, returns=returns), metrics
 
     def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
         """One response per row from the current policy."""
         prompts = encode(self.tokenizer, [row["prompt"] for row in rows])
-        return generate(self.policy, prompts, seed=seed, **generation_settings(self.policy, self.tokenizer, self.generation))
+        mine = self.processes.share(len(prompts))
+        settings = generation_settings(self.policy, self.tokenizer, self.generation)
+        with self.updater.autocast():
+            part = generate(self.policy, prompts[mine], seed=seed, first_row=mine.start, **settings)
+        return Rollout.concatenate(self.processes.gather(part))
+
+    def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[float | None]:
+        """One score per response (see `call_reward`)."""
+        mine = self.processes.share(len(rows))
+        parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine]))
+        return [score for part in parts for score in part]
 
     @torch.no_grad()
     def read(self, experience: Experience) -> tuple[Experience, dict[str, Tensor]]:
         """Add the reference's log-probabilities and the critic's readings of a fresh rollout; the readings are returned too."""
-        reference = torch.zeros_like(experience.logprobs)
-        readings: dict[str, Tensor] = {}
-        for start in range(0, len(experience), self.config.micro_batch_size):
+        mine = experience[self.processes.share(len(experience))]
+        own: dict[str, Tensor] = {}
+        for start in range(0, len(mine), self.config.micro_batch_size):
             rows = slice(start, start + self.config.micro_batch_size)
-            micro = experience[rows].trim().to(self.policy.device)
-            width = micro.responses.shape[1]
-            reference[rows, :width] = policy_forward(self.reference, micro, self.generation.temperature).logprobs.cpu()
-            if self.critic is not None:
-                for name, reading in self.algorithm.read(micro, self._critic_states(micro)).items():
-                    whole = readings.setdefault(name, torch.zeros(*reference.shape, *reading.shape[2:]))
-                    whole[rows, :width] = reading.float().cpu()
-        mask = experience.response_mask
-        for whole in (reference, *readings.values()):
-            whole[~mask] = 0.0
-        experience = replace(experience, reference_logprobs=reference)
+            micro = mine[rows].trim().to(self.processes.device)
+            with self.updater.autocast():
+                found = {"reference_logprobs": self._reference_logprobs(micro)}
+                if self.critic is not None:
+                    found |= self.algorithm.read(micro, self.updater.critic_states(micro))
+            for name, reading in found.items():
+                whole = own.setdefault(name, torch.zeros(*mine.responses.shape, *reading.shape[2:]))
+                whole[rows, : reading.shape[1]] = reading.float().cpu()
+        parts = self.processes.gather(own)
+        readings = {name: torch.cat([part[name] for part in parts if part]) for name in max(parts, key=len)}
+        for whole in readings.values():
+            whole[~experience.response_mask] = 0.0
+        experience = replace(experience, reference_logprobs=readings.pop("reference_logprobs"))
         return (experience if self.critic is None else self.algorithm.annotate(experience, readings)), readings
 
-    def _critic_states(self, batch: Experience) -> Tensor:
-        hidden = backbone_states(self.critic.backbone, batch.input_ids, batch.attention_mask)
-        return response_states(hidden, batch.responses.shape[1])
+    def _reference_logprobs(self, micro: Experience) -> Tensor:
+        with self.policy.disable_adapter() if self.reference is None else nullcontext():
+            return policy_forward(self.reference or self.policy, micro, self.generation.temperature).logprobs
 
-    def update(self, experience: Experience, iteration: int, *, steps: int, policy_epochs: int, critic_epochs: int) -> dict[str, float]:
-        """Minibatch passes over an experience; returns the mean of every loss and norm over the optimiser steps."""
-        totals: dict[str, list[float]] = {}
-        self.policy.train()
+    def update(self, experience: Experience, iteration: int, **passes: int) -> dict[str, float]:
+        """Minibatch passes over an experience (see `Updater.update`)."""
+
+        def count() -> None:
+            self.policy_updates += 1
+
         with self.timer("update"):
-            for epoch in range(max(policy_epochs, critic_epochs)):
-                order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
-                train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
-                if train_critic and len(self.critic.head.encoders):
-                    experience = replace(experience, latent_noise=self._latent_noise(experience, iteration, epoch))
-                for rows in order.tensor_split(steps):
-                    self.policy_updates += train_policy
-                    metrics = self.optimizer_step(experience[rows], iteration, train_policy, train_critic)
-                    for key, value in metrics.items():
-                        totals.setdefault(key, []).append(value)
-        return {key: sum(values) / len(values) for key, values in totals.items()}
-
-    def optimizer_step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
-        """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches it is split into."""
-        batch = batch.blank_padding()
-        masks = ("response_mask", "entropy_mask", "surprisal_mask")
-        counts = {name: mask.sum() for name in masks if (mask := getattr(batch, name)) is not None}
-        metrics: dict[str, float] = {}
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
-        for start in range(0, len(batch), self.config.micro_batch_size):
-            micro = batch[start : start + self.config.micro_batch_size].trim().to(self.policy.device)
-            terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
-            sum(terms.values()).backward()
-            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
-                metrics[name] = metrics.get(name, 0.0) + share
-        for name in ["policy"] * train_policy + ["critic"] * train_critic:
-            optimizer = self.optimizers[name]
-            norm = nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.max_grad_norm).item()
-            if not math.isfinite(norm):
-                losses = ", ".join(f"{key} = {value:.4g}" for key, value in metrics.items())
-                rate = "train.learning_rate" if name == "policy" else "train.critic.learning_rate"
-                raise UserError(
-                    f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}); lower {rate} (the last checkpoint is kept)"
-                )
-            optimizer.step()
-            metrics[f"{name}/grad_norm"] = norm
-        return metrics
-
-    def _loss_terms(
-        self, micro: Experience, counts: dict[str, Tensor], train_policy: bool, train_critic: bool
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        terms: dict[str, Tensor] = {}
-        metrics: dict[str, float] = {}
-        hidden = None
-        if train_policy:
-            need_hidden = self.shared and train_critic
-            count = counts["response_mask"]
-            terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.generation.temperature, count, need_hidden)
-        if train_critic:
-            if hidden is None:
-                # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
-                with torch.set_grad_enabled(not self.shared):
-                    hidden = self._critic_states(micro)
-            for name, term in self.algorithm.value_terms(micro, hidden, counts).items():
-                terms[f"critic/{name}"] = self.config.critic.loss_weight * term
-        return terms, metrics
-
-    def _latent_noise(self, experience: Experience, iteration: int, epoch: int) -> Tensor:
-        head = self.critic.head
-        shape = (*experience.response_mask.shape, len(head.encoders), self.critic.settings["latent_size"])
-        return torch.randn(shape, generator=generator(self.seed, iteration, epoch, "latent"))
+            return self.updater.update(experience, iteration, **passes, on_policy_step=count)
 
     def measure(self, critic: bool) -> dict[str, float]:
         """Held-out accuracy of the policy and, with `critic`, the critic's correlation with Monte-Carlo values."""
@@ -302,7 +286,7 @@ class Trainer:
         reward, step = self.clean_reward or self.reward, self.iteration + 1
         with self.timer("measure"):
             rollout = self.sample(self.validation, derive_seed(self.seed, "validation"))
-            scores = call_reward(reward, self.validation, decode(self.tokenizer, rollout), step, [0] * len(rollout))
+            scores = self.score(reward, self.validation, decode(self.tokenizer, rollout), step, [0] * len(rollout))
             known = [score for score in scores if score is not None]
             metrics = {"validation/accuracy": sum(known) / max(len(known), 1), "validation/length": float(rollout.lengths.float().mean())}
             rows, samples = self.validation[: self.config.monte_carlo_prefixes], self.config.monte_carlo_samples
@@ -328,15 +312,31 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
+        if not self.processes.is_main:
+            return
         meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
-        meta |= {"health": [asdict(warning) for warning in self.health], "seconds": self.timer.seconds}
-        save_checkpoint(self.checkpoint, pack(self.models, self.optimizers), meta)
+        meta |= {
+            "health": [asdict(warning) for warning in self.health],
+            "seconds": self.timer.seconds,
+            "scaler": self.updater.scaler.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, pack(self.updater.models, self.updater.optimizers), meta)
 
     def resume(self) -> None:
         """Continue from the checkpoint (see `load_checkpoint` for what it refuses)."""
         tensors, meta = load_checkpoint(self.checkpoint, self.fingerprint)
-        unpack(tensors, self.models, self.optimizers)
+        unpack(tensors, self.updater.models, self.updater.optimizers)
+        self.updater.scaler.load_state_dict(meta["scaler"])
         self.iteration, self.rollouts, self.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
         self.log, self.timer.seconds = meta["log"], meta["seconds"]
         self.health = [HealthWarning(**warning) for warning in meta["health"]]
-        self.on_resume(self.log)
+        if self.processes.is_main:
+            self.on_resume(self.log)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the policy with its tokenizer to `policy/` and the critic, if there is one, to `value_model/`; adapters are folded in."""
+        if not self.processes.is_main:
+            return
+        save_model(without_lora(self.policy), self.tokenizer, Path(folder) / "policy")
+        if self.critic is not None:
+            self.critic.save_pretrained(Path(folder) / "value_model")

@@ -7,9 +7,11 @@ pad token's id, since many models use EOS as padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -64,6 +66,20 @@ class Rollout(_Rows):
             if f.name not in cut and value is not None and value.ndim > 1:
                 cut[f.name] = value[:, :longest_response]
         return replace(self, **cut)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rollout]) -> Rollout:
+        """The rows of several rollouts in one, padded to the longest prompt and response."""
+        prompt_width = max(part.prompts.shape[1] for part in parts)
+        width = max(part.responses.shape[1] for part in parts)
+
+        def joined(name: str) -> Tensor:
+            left = name in ("prompts", "prompt_mask")
+            tensors = [getattr(part, name) for part in parts]
+            missing = [(prompt_width if left else width) - tensor.shape[1] for tensor in tensors]
+            return torch.cat([F.pad(tensor, (gap, 0) if left else (0, gap)) for tensor, gap in zip(tensors, missing, strict=True)])
+
+        return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
     @property
     def lengths(self) -> Tensor:

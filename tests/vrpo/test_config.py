@@ -34,7 +34,7 @@ def test_every_profile_is_valid_and_wins(profile: str) -> None:
         ({"train": {"critic": {"dept": 1}}}, r"train.critic.dept: unknown key.*did you mean 'depth'"),
         ({"train": {"clip_range": 0}}, r"train.clip_range = 0: .*greater than 0"),
         ({"train": {"critic": {"activation_ratio": 1.2}}}, r"activation_ratio = 1.2"),
-        ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'ppo', 'grpo' or 'vrpo'"),
+        ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'ppo', 'grpo', .* or 'vrpo'"),
         ({"seeds": []}, r"seeds = \[\]"),
         ({"train": {"rollouts": 96}}, r"rollouts=96 leaves -960 after critic.warmup_rollouts=1056"),
         ({"train": {"rollouts": 3400}}, r"rollouts=3400 is no multiple of iterations=12 x group_size=8.*use 3360"),

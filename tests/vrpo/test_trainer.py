@@ -48,7 +48,7 @@ def trainer(tokenizer, problems, method="vrpo", seed=0, reward=count_digits, **k
 
 
 def weights(run: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in run.models.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in run.updater.models.state_dict().items()}
 
 
 def timeless(log: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -204,15 +204,15 @@ def test_padding_content_never_reaches_a_loss(tokenizer, problems) -> None:
         run = trainer(tokenizer, problems, "vrpo")
         rows = problems[:40]
         experience, _ = run.collect(rows, [0] * 40, iteration=1)
-        experience = replace(experience, latent_noise=run._latent_noise(experience, 1, 0))
+        experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
         hidden_from_loss = ~experience.response_mask
         for name in ("logprobs", "rewards", "values", "advantages", "returns", "reference_logprobs"):
             value = getattr(experience, name).clone()
             value[hidden_from_loss] = garbage
             experience = replace(experience, **{name: value})
         assert hidden_from_loss.any()
-        run.optimizer_step(experience, 1, True, True)
-        gradients.append({name: p.grad.clone() for name, p in run.models.named_parameters() if p.grad is not None})
+        run.updater.step(experience, 1, True, True)
+        gradients.append({name: p.grad.clone() for name, p in run.updater.models.named_parameters() if p.grad is not None})
     for other in gradients[1:]:
         assert_same(gradients[0], other)
 
@@ -229,7 +229,14 @@ def test_learning_works(tokenizer, problems) -> None:
         return [float(sum(c.isdigit() for c in text) >= 0.8 * max(len(text), 1)) for text in responses]
 
     for method in ("ppo", "grpo", "vrpo"):
-        changes = {"iterations": 10, "rollouts": 680, "minibatches": 4, "learning_rate": 2e-2, "lr_warmup": 0, "critic": {"warmup_rollouts": 40}}
+        changes = {
+            "iterations": 10,
+            "rollouts": 680,
+            "minibatches": 4,
+            "learning_rate": 2e-2,
+            "lr_warmup": 0,
+            "critic": {"warmup_rollouts": 40},
+        }
         log = trainer(tokenizer, problems, method, reward=mostly_digits, changes=changes).run()
         rewards = [row["reward/observed"] for row in log if "policy/loss" in row]
         assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2, method

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vrpo.advantages import compute_gae
+from vrpo.advantages import compute_gae, length_adaptive_lambda
 from vrpo.config import TrainConfig
 from vrpo.critic import ValueModel
 from vrpo.losses import value_loss
@@ -19,13 +19,18 @@ class PPO:
     """Advantages from GAE over a learned value model; one response per prompt.
 
     The trainer asks an algorithm for its critic, for what the critic says about a rollout (`read`, `annotate`), for advantages and
-    value targets (`estimate`) and for the terms of the value loss (`value_terms`).
+    value targets (`estimate`) and for the terms of the value loss (`value_terms`). Three things tell policy losses apart: `whiten`,
+    advantages are normalised over the batch; `whole_response`, ratio and clip are those of whole responses instead of tokens;
+    `loss_count`, the divisor of the loss.
 
     Args:
         config: the run's parameters.
         policy: the SFT model, from which the critic starts.
         seed: draws the value head.
     """
+
+    whiten = True
+    whole_response = False
 
     def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
         self.config = config
@@ -40,13 +45,19 @@ class PPO:
     def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and value targets, both [B, T].
 
-        The policy's advantages use `gae_lambda`; the targets R_t = A_t + V_t use the critic's own lambda (VC-PPO,
+        The policy's advantages use `gae_lambda`, or with `length_adaptive_alpha` a lambda for each response; the targets R_t = A_t + V_t use the critic's own lambda (VC-PPO,
         arXiv 2503.01491), 1 by default: the undiscounted return, whatever the values were.
         """
         values, mask = experience.values, experience.response_mask
-        advantages = compute_gae(rewards, values, mask, self.config.gamma, self.config.gae_lambda)
+        alpha = self.config.length_adaptive_alpha
+        lam = self.config.gae_lambda if alpha is None else length_adaptive_lambda(mask, alpha)
+        advantages = compute_gae(rewards, values, mask, self.config.gamma, lam)
         returns = compute_gae(rewards, values, mask, self.config.gamma, self.config.critic.gae_lambda) + values
         return advantages, torch.where(mask, returns, torch.zeros_like(returns))
+
+    def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:
+        """What the sum of the policy's losses over an optimiser batch is divided by: its response tokens."""
+        return mask.sum()
 
     def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
         """Per-token readings of the critic, [B, T] each, from its states `hidden` [B, T, H]. PPO: the values."""

@@ -1,0 +1,20 @@
+"""Dr.GRPO (Liu et al. 2025, arXiv 2503.20783): GRPO without the two divisions that bias it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vrpo.advantages import group_relative_advantages
+from vrpo.algorithms.grpo import GRPO
+
+
+class DrGRPO(GRPO):
+    """Scores are centred but not divided by their deviation, which favours prompts that are nearly always or never solved; losses are
+    divided by a constant, not by lengths, which favours long wrong responses."""
+
+    def advantages(self, scores: Tensor, scored: Tensor) -> Tensor:
+        return group_relative_advantages(scores, self.group_size, scored, scale=False)
+
+    def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:
+        """Scored responses times the longest possible response."""
+        return mask.any(1).sum() * max_new_tokens

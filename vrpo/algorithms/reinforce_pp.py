@@ -1,0 +1,26 @@
+"""REINFORCE++ (Hu et al. 2025, arXiv 2501.03262): PPO's loss with the whitened return instead of a critic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.advantages import compute_gae
+from vrpo.algorithms.grpo import GRPO
+from vrpo.config import TrainConfig
+from vrpo.types import Experience
+
+
+class ReinforcePP(GRPO):
+    """One response per prompt. A_t is the discounted sum of the rewards from token t on (with `kl_in: reward`, KL penalties among them),
+    normalised over the whole batch."""
+
+    whiten = True
+
+    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
+        super().__init__(config, policy, seed)
+        self.group_size, self.gamma = 1, config.gamma
+
+    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
+        """Returns [B, T]: generalised advantages with lambda 1 over values that are all zero."""
+        return compute_gae(rewards, torch.zeros_like(rewards), experience.response_mask, self.gamma, 1.0), None

@@ -1,0 +1,160 @@
+"""Optimiser steps: minibatches, micro-batches, gradients over processes, clipping, mixed precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.config import Precision, TrainConfig, UserError
+from vrpo.critic import ValueModel, backbone_states, response_states
+from vrpo.objective import policy_terms
+from vrpo.processes import Processes
+from vrpo.seeding import generator
+from vrpo.types import Experience
+
+COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
+
+
+class Updater:
+    """Updates a policy and its algorithm's critic on an experience.
+
+    Args:
+        config: the run's parameters.
+        policy: causal LM.
+        algorithm: see `vrpo.algorithms.ppo.PPO`.
+        temperature, max_new_tokens: of the samples.
+        seed: the run's.
+        precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
+        processes: who shares the work.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: nn.Module,
+        algorithm: Any,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+        precision: Precision,
+        processes: Processes,
+    ) -> None:
+        self.config, self.policy, self.algorithm, self.seed, self.processes = config, policy, algorithm, seed, processes
+        self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
+        self.critic: ValueModel | None = algorithm.critic
+        self.shared = self.critic is not None and config.critic.backbone == "shared"
+        self.models = nn.ModuleDict({"policy": policy})
+        learning = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizers = {"policy": torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)}
+        if self.critic is not None:
+            self.models["critic"] = self.critic
+            policys = set(map(id, policy.parameters()))
+            own = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in policys]
+            self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
+
+    def autocast(self) -> AbstractContextManager:
+        """Forward passes at the run's precision."""
+        dtype = getattr(torch, self.precision) if self.precision != "float32" else None
+        return torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def update(
+        self,
+        experience: Experience,
+        iteration: int,
+        *,
+        steps: int,
+        policy_epochs: int,
+        critic_epochs: int,
+        on_policy_step: Callable[[], None],
+    ) -> dict[str, float]:
+        """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps."""
+        totals: dict[str, list[float]] = {}
+        self.models.train()
+        for epoch in range(max(policy_epochs, critic_epochs)):
+            order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
+            train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
+            if train_critic and len(self.critic.head.encoders):
+                experience = replace(experience, latent_noise=self.latent_noise(experience, iteration, epoch))
+            for rows in order.tensor_split(steps):
+                metrics = self.step(experience[rows], iteration, train_policy, train_critic)
+                if train_policy:
+                    on_policy_step()
+                for key, value in metrics.items():
+                    totals.setdefault(key, []).append(value)
+        self.models.eval()
+        return {key: sum(values) / len(values) for key, values in totals.items()}
+
+    def step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
+        """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches and processes it is split into."""
+        batch = batch.blank_padding()
+        counts = {name: mask.sum() for name in COUNTED_MASKS if (mask := getattr(batch, name)) is not None}
+        counts["policy"] = self.algorithm.loss_count(batch.response_mask, self.max_new_tokens)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        mine = batch[self.processes.share(len(batch))]
+        sums: dict[str, float] = {}
+        for start in range(0, len(mine), self.config.micro_batch_size):
+            micro = mine[start : start + self.config.micro_batch_size].trim().to(self.processes.device)
+            with self.autocast():
+                terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
+            self.scaler.scale(sum(terms.values())).backward()
+            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
+                sums[name] = sums.get(name, 0.0) + share
+        parts = self.processes.gather(sums)
+        metrics = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
+        for name in ["policy"] * train_policy + ["critic"] * train_critic:
+            metrics[f"{name}/grad_norm"] = self._apply(name, iteration, metrics)
+        self.scaler.update()
+        return metrics
+
+    def _apply(self, name: str, iteration: int, metrics: dict[str, float]) -> float:
+        """Clip the gradient of one optimiser's parameters and let it step; returns the norm before clipping."""
+        optimizer = self.optimizers[name]
+        parameters = optimizer.param_groups[0]["params"]
+        self.processes.sum_gradients(parameters)
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step and lowers its scale
+            losses = ", ".join(f"{key} = {value:.4g}" for key, value in metrics.items())
+            rate = "train.learning_rate" if name == "policy" else "train.critic.learning_rate"
+            raise UserError(
+                f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}); lower {rate} (the last checkpoint is kept)"
+            )
+        self.scaler.step(optimizer)
+        return norm
+
+    def _loss_terms(
+        self, micro: Experience, counts: dict[str, Tensor], train_policy: bool, train_critic: bool
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, float] = {}
+        hidden = None
+        if train_policy:
+            kind = {"whole_response": self.algorithm.whole_response, "hidden": self.shared and train_critic}
+            terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.temperature, counts, **kind)
+        if train_critic:
+            if hidden is None:
+                # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
+                with torch.set_grad_enabled(not self.shared):
+                    hidden = self.critic_states(micro)
+            for name, term in self.algorithm.value_terms(micro, hidden, counts).items():
+                terms[f"critic/{name}"] = self.config.critic.loss_weight * term
+        return terms, metrics
+
+    def critic_states(self, batch: Experience) -> Tensor:
+        """The critic's states that predict the response, [B, T, H]."""
+        hidden = backbone_states(self.critic.backbone, batch.input_ids, batch.attention_mask)
+        return response_states(hidden, batch.responses.shape[1])
+
+    def latent_noise(self, experience: Experience, iteration: int, epoch: int) -> Tensor:
+        """Standard normal draws [B, T, depth, Z] for one pass of the critic."""
+        shape = (*experience.response_mask.shape, len(self.critic.head.encoders), self.critic.settings["latent_size"])
+        return torch.randn(shape, generator=generator(self.seed, iteration, epoch, "latent"))
