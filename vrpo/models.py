@@ -209,6 +209,8 @@ def _load(auto_class: Any, source: str | Path, where: Path | str, **options: Any
     """`auto_class.from_pretrained` with its many errors turned into one clear one."""
     if isinstance(where, str):
         options["local_files_only"] = not hub_reachable(where)
+        if auto_class is AutoModelForCausalLM:  # PEFT's search for adapters beside the weights asks the hub on its own
+            options["adapter_kwargs"] = {"local_files_only": options["local_files_only"]}
     # transformers would ask a hub service to convert pickled weights behind the user's back
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:

@@ -32,6 +32,7 @@ def test_every_profile_is_valid_and_wins(profile: str) -> None:
     [
         ({"train": {"learning_rte": 1}}, r"train.learning_rte: unknown key.*did you mean 'learning_rate'"),
         ({"train": {"critic": {"dept": 1}}}, r"train.critic.dept: unknown key.*did you mean 'depth'"),
+        ({"train": {"lora": {"rnk": 4}}}, r"train.lora.rnk: unknown key.*did you mean 'rank'"),
         ({"train": {"clip_range": 0}}, r"train.clip_range = 0: .*greater than 0"),
         ({"train": {"critic": {"activation_ratio": 1.2}}}, r"activation_ratio = 1.2"),
         ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'ppo', 'grpo', .* or 'vrpo'"),
