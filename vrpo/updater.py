@@ -145,8 +145,9 @@ class Updater:
                 # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
                 with torch.set_grad_enabled(not self.shared):
                     hidden = self.critic_states(micro)
-            for name, term in self.algorithm.value_terms(micro, hidden, counts).items():
-                terms[f"critic/{name}"] = self.config.critic.loss_weight * term
+            value_terms, readings = self.algorithm.value_terms(micro, hidden, counts)
+            terms |= {f"critic/{name}": self.config.critic.loss_weight * term for name, term in value_terms.items()}
+            metrics |= {f"critic/{name}": reading for name, reading in readings.items()}
         return terms, metrics
 
     def critic_states(self, batch: Experience) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vrpo import semantics
-from vrpo.semantics import head_statistics, response_statistics, semantic_losses, top_ratio_mask
+from vrpo.semantics import response_statistics, semantic_losses, top_ratio_mask
 
 
 def naive(hidden, weight, targets):
@@ -13,29 +13,45 @@ def naive(hidden, weight, targets):
 
 
 @pytest.mark.parametrize("chunk_elements", [1, 100, 10_000])
-def test_chunks_equal_the_naive_version_with_gradients(monkeypatch, chunk_elements: int) -> None:
+@pytest.mark.parametrize("frozen", [True, False])
+def test_chunks_equal_the_naive_version_with_gradients(monkeypatch, chunk_elements: int, frozen: bool) -> None:
     monkeypatch.setattr(semantics, "CHUNK_ELEMENTS", chunk_elements)
     torch.manual_seed(0)
-    hidden, weight, targets = torch.randn(23, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True), torch.randint(0, 50, (23,))
-    results = []
-    for function in (head_statistics, naive):
-        entropy, surprisal = function(hidden, weight, targets)
-        gradients = torch.autograd.grad(entropy.sum() + (surprisal * torch.arange(23)).sum(), (hidden, weight))
-        results.append((entropy, surprisal, *gradients))
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-4)
+    hidden, weight = torch.randn(3, 9, 8, requires_grad=True), torch.randn(50, 8, requires_grad=not frozen)
+    responses, masks = torch.randint(0, 50, (3, 9)), (torch.rand(3, 9) < 0.6, torch.rand(3, 9) < 0.4)
+    total, entropy_loss, perplexity_loss = semantic_losses(hidden, weight, responses, *masks, entropy_weight=0.3, perplexity_weight=0.7)
+    entropy, surprisal = naive(hidden, weight, responses)
+    expected = 0.3 * entropy[masks[0]].mean() + 0.7 * surprisal[masks[1]].mean()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert [entropy_loss.item(), perplexity_loss.item()] == pytest.approx(
+        [entropy[masks[0]].mean().item(), surprisal[masks[1]].mean().item()]
+    )
+    inputs = (hidden,) if frozen else (hidden, weight)
+    for ours, theirs in zip(
+        torch.autograd.grad(3 * total, inputs, retain_graph=True), torch.autograd.grad(3 * expected, inputs), strict=True
+    ):
+        assert (ours - theirs).abs().max() < 1e-6
+    assert (torch.autograd.grad(total, hidden)[0][~(masks[0] | masks[1])] == 0).all()
 
 
-def test_statistics_land_on_their_tokens_and_padding_gets_no_gradient() -> None:
+def test_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
-    hidden, weight = torch.randn(2, 4, 8, requires_grad=True), torch.randn(11, 8)
+    hidden, weight = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((1, 4, 3), (7, 3)))
+    masks = torch.tensor([[True, True, False, True]]), torch.tensor([[False, True, False, True]])
+
+    def loss(hidden, weight):
+        return semantic_losses(hidden, weight, torch.tensor([[1, 5, 2, 0]]), *masks)[0]
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight), eps=1e-3, atol=1e-3, nondet_tol=0)  # statistics are float32
+
+
+def test_statistics_land_on_their_tokens_and_padding_is_zero() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 4, 8), torch.randn(11, 8)
     responses, mask = torch.randint(0, 11, (2, 4)), torch.tensor([[True, True, False, False], [True, True, True, True]])
-    entropy, surprisal = response_statistics(hidden, weight, responses, mask)
-    expected_entropy, expected_surprisal = naive(hidden.reshape(8, 8), weight, responses.reshape(8))
-    assert torch.allclose(entropy[mask], expected_entropy.view(2, 4)[mask], atol=1e-5)
-    assert torch.allclose(surprisal[mask], expected_surprisal.view(2, 4)[mask], atol=1e-5)
-    (entropy.sum() + surprisal.sum()).backward()
-    assert (hidden.grad[~mask] == 0).all() and (hidden.grad[mask] != 0).any()
+    expected = naive(hidden, weight, responses)
+    for found, wanted in zip(response_statistics(hidden, weight, responses, mask), expected, strict=True):
+        assert torch.allclose(found[mask], wanted[mask], atol=1e-5) and (found[~mask] == 0).all()
 
 
 @pytest.mark.parametrize(("ratio", "kept"), [(1.0, 10), (0.8, 8), (0.5, 5), (0.2, 2), (0.0, 0)])
@@ -46,9 +62,3 @@ def test_top_ratio_keeps_the_largest(ratio: float, kept: int) -> None:
     assert chosen.sum() == kept and not (chosen & ~mask).any()
     if 0 < kept < 10:
         assert values[chosen].min() > values[mask & ~chosen].max()
-
-
-def test_losses_are_means_over_their_own_tokens() -> None:
-    entropy, surprisal = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[4.0, 5.0, 6.0]])
-    first, last = torch.tensor([[True, True, False]]), torch.tensor([[False, False, True]])
-    assert [loss.item() for loss in semantic_losses(entropy, surprisal, first, last)] == [1.5, 6.0]

@@ -67,15 +67,15 @@ class PPO:
         """Add the readings of a whole rollout batch to it."""
         return replace(experience, values=readings["values"])
 
-    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weighted terms of the value loss; their sum is minimised. PPO: L_mse = mean_t (V_t - R_t)^2.
+    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Weighted terms of the value loss, whose sum is minimised, and further metrics. PPO: L_mse = mean_t (V_t - R_t)^2.
 
         Args:
             batch: a micro-batch.
             hidden: float [B, T, H], the critic's states, with gradient.
             counts: True positions of each mask in the whole optimiser batch, by mask name.
         """
-        return {"mse": self._mse(batch, self.critic.head(hidden).values, counts)}
+        return {"mse": self._mse(batch, self.critic.head(hidden).values, counts)}, {}
 
     def _mse(self, batch: Experience, values: Tensor, counts: dict[str, Tensor]) -> Tensor:
         errors = value_loss(values, batch.returns, batch.values, self.config.critic.clip_range)

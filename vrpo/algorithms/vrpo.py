@@ -55,7 +55,9 @@ class VRPO(PPO):
         if output.kl_per_dimension is not None:
             readings["latent_kl"] = output.kl_per_dimension
         if self._semantic:
-            readings["entropy"], readings["surprisal"] = self._statistics(batch, hidden)
+            readings["entropy"], readings["surprisal"] = response_statistics(
+                hidden, self.critic.lm_head, batch.responses, batch.response_mask
+            )
         return readings
 
     def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:
@@ -70,23 +72,26 @@ class VRPO(PPO):
             surprisal_mask=top_ratio_mask(readings["surprisal"], mask, ratio),
         )
 
-    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """L_value = L_mse + beta * L_kl + 0.5 * L_ent + 0.5 * L_ppl, with the weights of the run."""
-        weights = self.config.critic
+    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """L_value = L_mse + beta * L_kl + L_semantic, L_semantic = 0.5 * L_ent + 0.5 * L_ppl, with the weights of the run."""
+        config = self.config.critic
         output = self.critic.head(hidden, batch.latent_noise)
-        terms = {"mse": self._mse(batch, output.values, counts)}
-        if weights.depth and weights.beta:
-            terms["kl"] = weights.beta * masked_mean(output.kl, batch.response_mask, counts["response_mask"])
+        terms, metrics = {"mse": self._mse(batch, output.values, counts)}, {}
+        if config.depth and config.beta:
+            terms["kl"] = config.beta * masked_mean(output.kl, batch.response_mask, counts["response_mask"])
         if self._semantic:
-            entropy, perplexity = semantic_losses(
-                *self._statistics(batch, hidden), batch.entropy_mask, batch.surprisal_mask, counts["entropy_mask"], counts["surprisal_mask"]
+            terms["semantic"], entropy, perplexity = semantic_losses(
+                hidden,
+                self.critic.lm_head,
+                batch.responses,
+                batch.entropy_mask,
+                batch.surprisal_mask,
+                entropy_weight=config.entropy_weight,
+                perplexity_weight=config.perplexity_weight,
+                counts=(counts["entropy_mask"], counts["surprisal_mask"]),
             )
-            terms["entropy"] = weights.entropy_weight * entropy
-            terms["perplexity"] = weights.perplexity_weight * perplexity
-        return terms
-
-    def _statistics(self, batch: Experience, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return response_statistics(hidden, self.critic.lm_head, batch.responses, batch.response_mask)
+            metrics = {"entropy": entropy.item(), "perplexity": perplexity.item()}
+        return terms, metrics
 
 
 def freeze_final_norm(backbone: nn.Module) -> None:
