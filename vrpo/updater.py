@@ -50,11 +50,11 @@ class Updater:
         self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
         self.critic: ValueModel | None = algorithm.critic
         self.shared = self.critic is not None and config.critic.backbone == "shared"
-        self.models = nn.ModuleDict({"policy": policy})
+        self.models = nn.ModuleDict({"policy": policy}).eval()  # dropout acts in `update` only
         learning = [p for p in policy.parameters() if p.requires_grad]
         self.optimizers = {"policy": torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)}
         if self.critic is not None:
-            self.models["critic"] = self.critic
+            self.models["critic"] = self.critic.eval()
             policys = set(map(id, policy.parameters()))
             own = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in policys]
             self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)

@@ -1,13 +1,14 @@
 """GAE and group advantages against independent float64 references written from the equations."""
 
 import math
+import statistics
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vrpo.advantages import compute_gae, group_relative_advantages
+from vrpo.advantages import compute_gae, group_relative_advantages, leave_one_out_advantages, length_adaptive_lambda
 
 
 def reference_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
@@ -23,22 +24,26 @@ def ragged_batches(draw):
     number = st.floats(-3, 3, allow_nan=False)
     table = st.lists(st.lists(number, min_size=width, max_size=width), min_size=rows, max_size=rows)
     mask = draw(st.lists(st.lists(st.booleans(), min_size=width, max_size=width), min_size=rows, max_size=rows))
-    return draw(table), draw(table), mask, draw(st.floats(0.5, 1)), draw(st.floats(0, 1))
+    lambdas = draw(st.lists(st.floats(0, 1), min_size=rows, max_size=rows))
+    return draw(table), draw(table), mask, draw(st.floats(0.5, 1)), lambdas
 
 
 @given(ragged_batches())
 @settings(max_examples=60, deadline=None)
 def test_gae_equals_the_double_sum_with_gaps_taken_out(batch) -> None:
-    rewards, values, mask, gamma, lam = batch
+    """One lambda for all rows, and one for each row."""
+    rewards, values, mask, gamma, lambdas = batch
     spoilt_rewards, spoilt_values = torch.tensor(rewards, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
     keep = torch.tensor(mask)
     spoilt_rewards[~keep], spoilt_values[~keep] = 999.0, math.nan
-    result = compute_gae(spoilt_rewards, spoilt_values, keep, gamma, lam)
+    same = compute_gae(spoilt_rewards, spoilt_values, keep, gamma, lambdas[0])
+    own = compute_gae(spoilt_rewards, spoilt_values, keep, gamma, torch.tensor(lambdas, dtype=torch.float64))
     for row, kept in enumerate(mask):
         places = [t for t, here in enumerate(kept) if here]
-        expected = reference_gae([rewards[row][t] for t in places], [values[row][t] for t in places], gamma, lam)
-        assert result[row, places].tolist() == pytest.approx(expected, abs=1e-9)
-        assert result[row, [t for t, here in enumerate(kept) if not here]].abs().sum() == 0
+        for result, lam in ((same, lambdas[0]), (own, lambdas[row])):
+            expected = reference_gae([rewards[row][t] for t in places], [values[row][t] for t in places], gamma, lam)
+            assert result[row, places].tolist() == pytest.approx(expected, abs=1e-9)
+            assert result[row, [t for t, here in enumerate(kept) if not here]].abs().sum() == 0
 
 
 def test_lambda_one_target_is_the_return_whatever_the_values() -> None:
@@ -53,6 +58,40 @@ def test_group_advantages_ignore_affine_changes_of_the_reward(scores, scale, shi
     plain = group_relative_advantages(torch.tensor(scores, dtype=torch.float64), 4)
     changed = group_relative_advantages(torch.tensor(scores, dtype=torch.float64) * scale + shift, 4)
     assert torch.allclose(plain, changed, atol=1e-4)
+
+
+@st.composite
+def scored_groups(draw):
+    groups, size = draw(st.integers(1, 4)), draw(st.integers(2, 6))
+    count = groups * size
+    scores = draw(st.lists(st.floats(-3, 3).map(lambda x: round(x, 3)), min_size=count, max_size=count))
+    return size, scores, draw(st.lists(st.booleans(), min_size=count, max_size=count))
+
+
+@given(scored_groups())
+@settings(max_examples=60, deadline=None)
+def test_advantages_without_critic_equal_their_equations(batch) -> None:
+    size, scores, scored = batch
+    spoilt = torch.tensor([score if known else math.nan for score, known in zip(scores, scored, strict=True)], dtype=torch.float64)
+    known = torch.tensor(scored)
+    grpo, dr_grpo = (group_relative_advantages(spoilt, size, known, scale=scale) for scale in (True, False))
+    rloo = leave_one_out_advantages(spoilt, size, known)
+    for index, score in enumerate(scores):
+        start = index - index % size
+        group = [scores[i] for i in range(start, start + size) if scored[i]]
+        if not scored[index]:
+            assert grpo[index] == dr_grpo[index] == rloo[index] == 0
+            continue
+        mean, others = statistics.fmean(group), [scores[i] for i in range(start, start + size) if scored[i] and i != index]
+        std = statistics.stdev(group) if len(group) > 1 else 0.0
+        assert dr_grpo[index].item() == pytest.approx(score - mean, abs=1e-9)
+        assert grpo[index].item() == pytest.approx((score - mean) / (std + 1e-6) if std > 1e-6 else 0.0, abs=1e-9)
+        assert rloo[index].item() == pytest.approx(score - statistics.fmean(others) if others else 0.0, abs=1e-9)
+
+
+def test_length_adaptive_lambda_by_hand() -> None:
+    lengths = torch.tensor([[True] * 10 + [False] * 10, [True] * 20, [True] + [False] * 19])
+    assert length_adaptive_lambda(lengths, 0.5).tolist() == pytest.approx([1 - 1 / 5, 1 - 1 / 10, 0.0])
 
 
 def test_group_advantages_by_hand() -> None:

@@ -57,3 +57,16 @@ def test_saved_value_model_gives_the_same_values(policy, tmp_path) -> None:
     assert not list((tmp_path / "value_model").rglob("*.bin"))
     with pytest.raises(FileNotFoundError, match="value_head.json"):
         ValueModel.from_pretrained(tmp_path)
+
+
+def test_a_loaded_value_model_scores_texts(policy, tokenizer, problems, tmp_path) -> None:
+    critic = ValueModel.from_policy(policy, shared=False, depth=1, latent_size=4, seed=3).eval()
+    torch.nn.init.normal_(critic.head.decoder[-1].weight)
+    critic.save_pretrained(tmp_path / "value_model")
+    texts = [problems[0]["prompt"] + "7", problems[1]["prompt"]]
+    scores = ValueModel.from_pretrained(tmp_path / "value_model").score(tokenizer, texts)
+    for text, values in zip(texts, scores, strict=True):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert len(values) == len(ids)
+        prefix = torch.tensor([ids[:3]])  # a prefix is worth the same, whatever follows it
+        assert values[2] == pytest.approx(critic(prefix, torch.ones_like(prefix)).values[0, -1].item(), abs=1e-5)

@@ -4,10 +4,36 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from vrpo.losses import clipped, gaussian_kl, kl_k1, kl_k3, policy_loss, value_loss
 from vrpo.masking import masked_mean, masked_sum, masked_var, masked_whiten
+
+NUMBER = st.floats(-2, 2)
+TOKENS = st.lists(st.tuples(NUMBER, NUMBER, NUMBER, NUMBER), min_size=1, max_size=12)
+
+
+@given(TOKENS, st.floats(0.05, 0.5))
+@settings(max_examples=60, deadline=None)
+def test_losses_equal_their_equations_in_float64(tokens, clip) -> None:
+    """Each token by itself, in Python's float64, from the equations: cases instead of minimum and clamp."""
+    new, old, advantages, other = torch.tensor(tokens, dtype=torch.float64).T
+    expected_policy, expected_value, expected_clipped_value, expected_k3 = [], [], [], []
+    for a, b, advantage, target in tokens:
+        ratio = math.exp(a - b)
+        limit = 1 + clip if advantage >= 0 else 1 - clip
+        worse = ratio > limit if advantage >= 0 else ratio < limit
+        expected_policy.append(-(limit if worse else ratio) * advantage)
+        expected_value.append((a - target) ** 2)
+        moved = b + max(-clip, min(clip, a - b))
+        expected_clipped_value.append(max((a - target) ** 2, (moved - target) ** 2))
+        expected_k3.append(math.exp(target - a) - 1 - (target - a))
+    assert policy_loss(new, old, advantages, clip).tolist() == pytest.approx(expected_policy, abs=1e-9)
+    assert value_loss(new, other).tolist() == pytest.approx(expected_value, abs=1e-9)
+    assert value_loss(new, other, old, clip).tolist() == pytest.approx(expected_clipped_value, abs=1e-9)
+    assert kl_k3(new, other).tolist() == pytest.approx(expected_k3, abs=1e-9)
 
 
 def test_policy_loss_by_hand() -> None:

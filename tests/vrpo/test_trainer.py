@@ -1,67 +1,17 @@
 """The loop: invariances, equivalences, exact resume, honest counting."""
 
-import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_policy
+from tiny import METHODS, assert_same, count_digits, timeless, trainer, weights
 
-from vrpo.config import GenerationConfig, TrainConfig, UserError
+from vrpo.config import UserError
 from vrpo.scoring import at_last_token, new_experience
-from vrpo.trainer import Trainer
 from vrpo.types import Rollout
 
-BASE = {
-    "iterations": 3,
-    "rollouts": 96,
-    "group_size": 4,
-    "minibatches": 2,
-    "micro_batch_size": 64,
-    "learning_rate": 1e-2,
-    "measure_every": 1,
-    "monte_carlo_prefixes": 6,
-    "monte_carlo_samples": 2,
-    "critic": {"warmup_rollouts": 24, "warmup_epochs": 1, "latent_size": 4},
-}
 
-
-def config(**changes) -> TrainConfig:
-    merged = copy.deepcopy(BASE)
-    for key, value in changes.items():
-        merged[key] = merged[key] | value if isinstance(value, dict) else value
-    return TrainConfig.model_validate(merged)
-
-
-def count_digits(prompts, responses, **columns) -> list[float]:
-    """A reward that random policies get sometimes: the share of digits is high."""
-    return [float(sum(c.isdigit() for c in text) >= 0.5 * max(len(text), 1)) for text in responses]
-
-
-def trainer(tokenizer, problems, method="vrpo", seed=0, reward=count_digits, **kwargs) -> Trainer:
-    settings = config(**kwargs.pop("changes", {}))
-    generation = GenerationConfig(max_new_tokens=8, batch_size=kwargs.pop("batch_size", 512))
-    policy, validation = tiny_policy(tokenizer), problems[:8]
-    return Trainer(
-        settings, policy, tokenizer, problems, reward, method=method, seed=seed, generation=generation, validation=validation, **kwargs
-    )
-
-
-def weights(run: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in run.updater.models.state_dict().items()}
-
-
-def timeless(log: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in log]
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert (a[name] - b[name]).abs().max() <= tolerance, name
-
-
-@pytest.mark.parametrize("method", ["ppo", "grpo", "vrpo"])
+@pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_run_and_resume_is_bit_exact(tokenizer, problems, tmp_path, method: str) -> None:
     unbroken = trainer(tokenizer, problems, method)
     log = unbroken.run()
@@ -82,7 +32,7 @@ def test_same_seed_same_run_and_resume_is_bit_exact(tokenizer, problems, tmp_pat
     assert timeless(trainer(tokenizer, problems, method, seed=1).run()) != timeless(log)
 
 
-@pytest.mark.parametrize("method", ["ppo", "grpo", "vrpo"])
+@pytest.mark.parametrize("method", METHODS)
 def test_micro_batches_and_generation_batches_change_nothing(tokenizer, problems, method: str) -> None:
     whole = trainer(tokenizer, problems, method)
     whole.run()
@@ -134,7 +84,7 @@ def test_policy_rests_during_value_warmup_also_with_a_shared_backbone(tokenizer,
 
 def test_methods_are_matched_in_rollouts_and_policy_updates(tokenizer, problems) -> None:
     totals = set()
-    for method in ("ppo", "grpo", "vrpo"):
+    for method in METHODS:
         asked = []
 
         def reward(prompts, responses, asked=asked, **columns):
@@ -217,6 +167,53 @@ def test_padding_content_never_reaches_a_loss(tokenizer, problems) -> None:
         assert_same(gradients[0], other)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_order_of_rows_in_a_batch_changes_nothing(tokenizer, problems, method: str) -> None:
+    gradients = []
+    for order in (torch.arange(32), torch.randperm(32, generator=torch.Generator().manual_seed(0))):
+        run = trainer(tokenizer, problems, method, changes={"micro_batch_size": 5})
+        group = run.algorithm.group_size
+        experience, _ = run.collect([row for row in problems[: 32 // group] for _ in range(group)], [0] * 32, iteration=1)
+        if run.critic is not None:
+            experience = replace(
+                experience, latent_noise=torch.randn(*experience.responses.shape, 1, 4, generator=torch.Generator().manual_seed(1))
+            )
+        run.updater.step(experience[order], 1, True, run.critic is not None)
+        gradients.append({name: p.grad.clone() for name, p in run.updater.models.named_parameters() if p.grad is not None})
+    assert any(gradient.abs().max() > 1e-3 for gradient in gradients[0].values())
+    assert_same(*gradients, 1e-5)
+
+
+def test_the_references_logprobs_are_computed_once_and_the_rollouts_not_again(tokenizer, problems) -> None:
+    """Forward passes of an iteration: one by the reference over each micro-batch, one by the policy for each of its steps."""
+    run = trainer(tokenizer, problems, "grpo", changes={"micro_batch_size": 8, "kl_coefficient": 0.1, "iterations": 1, "rollouts": 32})
+    seen = {"reference": 0, "policy": 0}
+    for name, model in (("reference", run.reference), ("policy", run.policy)):
+
+        def count(module, arguments, keywords, name=name) -> None:
+            seen[name] += len(keywords["input_ids"]) if not keywords["use_cache"] else 0
+
+        model.register_forward_pre_hook(count, with_kwargs=True)
+    run.run()
+    assert seen == {"reference": 32, "policy": 32}
+
+
+def test_health_checks_are_metrics_and_warn_once(tokenizer, problems, caplog) -> None:
+    changes = {"critic": {"beta": 50.0}, "iterations": 3}
+    log = trainer(tokenizer, problems, "vrpo", changes=changes).run()
+    assert all(row["health/latent_kl_dominates"] == 1.0 for row in log) and log[-1]["health/length_inflation"] == 0.0
+    assert sum("latent KL dominates" in record.message for record in caplog.records) == 1
+
+
+def test_length_adaptive_lambda_changes_the_policys_advantages_only(tokenizer, problems) -> None:
+    plain, adaptive = (
+        trainer(tokenizer, problems, "ppo", changes={"length_adaptive_alpha": alpha, "gae_lambda": 0.5}) for alpha in (None, 0.05)
+    )
+    experience, other = (run.collect(problems[:16], [0] * 16, iteration=1)[0] for run in (plain, adaptive))
+    assert torch.equal(experience.returns, other.returns)
+    assert not torch.allclose(experience.advantages, other.advantages)
+
+
 def test_score_lands_on_the_last_response_token() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
     assert at_last_token(torch.tensor([2.0, 3.0, 9.0]), mask).tolist() == [[0, 2, 0], [0, 0, 3], [0, 0, 0]]
@@ -228,7 +225,7 @@ def test_learning_works(tokenizer, problems) -> None:
     def mostly_digits(prompts, responses, **columns):
         return [float(sum(c.isdigit() for c in text) >= 0.8 * max(len(text), 1)) for text in responses]
 
-    for method in ("ppo", "grpo", "vrpo"):
+    for method in METHODS:
         changes = {
             "iterations": 10,
             "rollouts": 680,

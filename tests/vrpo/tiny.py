@@ -1,9 +1,16 @@
-"""A policy small enough to train in a test."""
+"""A policy small enough to train in a test, runs of a few seconds, and how to compare them."""
+
+import copy
 
 import torch
 
+from vrpo.config import GenerationConfig, TrainConfig
+from vrpo.trainer import Trainer
 
-def tiny_policy(tokenizer, seed: int = 0):
+METHODS = ["ppo", "vrpo", "grpo", "dr_grpo", "rloo", "reinforce_pp"]
+
+
+def tiny_policy(tokenizer, seed: int = 4):  # a seed whose responses have many lengths
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -21,3 +28,52 @@ def tiny_policy(tokenizer, seed: int = 0):
         initializer_range=0.2,  # far from uniform, so that samples and advantages vary
     )
     return LlamaForCausalLM(config)
+
+
+BASE = {
+    "iterations": 3,
+    "rollouts": 96,
+    "group_size": 4,
+    "minibatches": 2,
+    "micro_batch_size": 64,
+    "learning_rate": 1e-2,
+    "measure_every": 1,
+    "monte_carlo_prefixes": 6,
+    "monte_carlo_samples": 2,
+    "critic": {"warmup_rollouts": 24, "warmup_epochs": 1, "latent_size": 4},
+}
+
+
+def config(**changes) -> TrainConfig:
+    merged = copy.deepcopy(BASE)
+    for key, value in changes.items():
+        merged[key] = merged.get(key, {}) | value if isinstance(value, dict) else value
+    return TrainConfig.model_validate(merged)
+
+
+def count_digits(prompts, responses, **columns) -> list[float]:
+    """A reward that random policies get sometimes: the share of digits is high."""
+    return [float(sum(c.isdigit() for c in text) >= 0.5 * max(len(text), 1)) for text in responses]
+
+
+def trainer(tokenizer, problems, method="vrpo", seed=0, reward=count_digits, **kwargs) -> Trainer:
+    settings = config(**kwargs.pop("changes", {}))
+    generation = GenerationConfig(max_new_tokens=8, batch_size=kwargs.pop("batch_size", 512))
+    policy, validation = tiny_policy(tokenizer), problems[:8]
+    return Trainer(
+        settings, policy, tokenizer, problems, reward, method=method, seed=seed, generation=generation, validation=validation, **kwargs
+    )
+
+
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in run.updater.models.state_dict().items()}
+
+
+def timeless(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key != "tokens_per_second"} for row in log]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name] - b[name]).abs().max() <= tolerance, name

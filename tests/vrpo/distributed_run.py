@@ -1,0 +1,28 @@
+"""A run for `accelerate launch`: prints its log as JSON from the main process. Arguments: method, checkpoint folder, where to stop."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tiny import timeless, trainer
+
+from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer
+
+
+def main(method: str, folder: str, last: int) -> None:
+    torch.set_num_threads(1)
+    task = ChainTask(max_length=3)
+    rows = generate_problems(40, 0, 1, 3, set())
+    problems = [{"prompt": task.prompt(row["question"]), "answer": row["answer"]} for row in rows]
+    path = Path(folder) / f"{method}.safetensors"
+    run = trainer(new_tokenizer(), problems, method, changes={"micro_batch_size": 5, "kl_coefficient": 0.1}, checkpoint=path)
+    run.config = run.config.model_copy(update={"iterations": last})  # the first half of a run that is to be resumed
+    log = run.run()
+    run.save_pretrained(folder)
+    if run.processes.is_main:
+        print("LOG", json.dumps(timeless(log)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
