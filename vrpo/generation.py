@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from vrpo.types import Rollout
 
@@ -79,8 +80,6 @@ def generate(
 
 def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: float, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Decode one batch; returns responses, response_mask, logprobs, each [B, steps]."""
-    from transformers import DynamicCache
-
     count, steps = uniforms.shape
     responses = torch.zeros((count, steps), dtype=torch.long, device=ids.device)
     response_mask = torch.zeros((count, steps), dtype=torch.bool, device=ids.device)
@@ -88,13 +87,19 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
     cache = DynamicCache(config=model.config)
     rows = torch.arange(count, device=ids.device)  # which response each row of the cache belongs to
     running = torch.ones(count, dtype=torch.bool, device=ids.device)
+    # Rows of one prompt (groups, votes, continuations of one state) are read once.
+    (ids, mask), prompt_of = _distinct(ids, mask)
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
     tokens, attention = ids, mask.long()
     for step in range(steps):
         output = model(
             input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )
-        distribution = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        logits = output.logits[:, -1]
+        if step == 0:
+            cache.batch_select_indices(prompt_of)
+            logits, positions, attention = logits[prompt_of], positions[prompt_of], attention[prompt_of]
+        distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
         cumulative = distribution.double().exp().cumsum(-1)
         threshold = uniforms[rows, step, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, threshold, right=True).clamp(max=distribution.shape[-1] - 1)
@@ -118,6 +123,13 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
                 running[running],
             )
     return responses, response_mask, logprobs
+
+
+def _distinct(ids: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """The different rows of padded prompts [B, P], ids and mask, and which of them each of the B rows is."""
+    keyed = torch.where(mask, ids, -1)
+    different, index = torch.unique(keyed, dim=0, return_inverse=True)
+    return (different.clamp(min=0), different >= 0), index
 
 
 def generation_settings(model, tokenizer, config) -> dict:

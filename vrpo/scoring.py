@@ -73,8 +73,9 @@ def experience_metrics(
     metrics = {
         "reward/observed": float(scores[known].mean()) if known.any() else math.nan,
         "reward/unscored": float((~known).float().mean()),
-        "policy/kl": float(masked_mean(kl_k3(experience.logprobs, experience.reference_logprobs), mask)),
     }
+    if experience.reference_logprobs is not None:
+        metrics["policy/kl"] = float(masked_mean(kl_k3(experience.logprobs, experience.reference_logprobs), mask))
     clean_scores = None
     if clean is not None:
         both = known & torch.tensor([score is not None for score in clean])

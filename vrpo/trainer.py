@@ -183,10 +183,12 @@ class Trainer:
         metrics |= self.update(
             experience, iteration, steps=self.config.minibatches, policy_epochs=self.config.epochs, critic_epochs=critic_epochs
         )
-        last = iteration == self.config.iterations
-        if last or iteration % self.config.measure_every == 0:
-            metrics |= self.measure(critic=last)
+        if self._measured(iteration):
+            metrics |= self.measure(critic=iteration == self.config.iterations)
         return metrics
+
+    def _measured(self, iteration: int) -> bool:
+        return iteration == self.config.iterations or iteration % self.config.measure_every == 0
 
     def _finish_iteration(self, row: dict[str, float]) -> None:
         row = {"iteration": self.iteration, "rollouts": self.rollouts} | row
@@ -216,7 +218,8 @@ class Trainer:
             clean = self.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
         scores, scored = torch.tensor([score or 0.0 for score in observed]), torch.tensor([score is not None for score in observed])
         with self.timer("values"):
-            experience, readings = self.read(new_experience(rollout, scores, scored))
+            reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
+            experience, readings = self.read(new_experience(rollout, scores, scored), reference)
         if self.config.kl_coefficient and self.config.kl_in == "reward":
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
@@ -245,15 +248,16 @@ class Trainer:
         return [score for part in parts for score in part]
 
     @torch.no_grad()
-    def read(self, experience: Experience) -> tuple[Experience, dict[str, Tensor]]:
-        """Add the reference's log-probabilities and the critic's readings of a fresh rollout; the readings are returned too."""
+    def read(self, experience: Experience, reference: bool) -> tuple[Experience, dict[str, Tensor]]:
+        """Add the critic's readings of a fresh rollout, returned too, and with `reference` the reference's log-probabilities."""
+        if self.critic is None and not reference:
+            return experience, {}
         mine = experience[self.processes.share(len(experience))]
         own: dict[str, Tensor] = {}
-        for start in range(0, len(mine), self.config.micro_batch_size):
-            rows = slice(start, start + self.config.micro_batch_size)
+        for rows in mine.by_length().split(self.config.micro_batch_size):
             micro = mine[rows].trim().to(self.processes.device)
             with self.updater.autocast():
-                found = {"reference_logprobs": self._reference_logprobs(micro)}
+                found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}
                 if self.critic is not None:
                     found |= self.algorithm.read(micro, self.updater.critic_states(micro))
             for name, reading in found.items():
@@ -263,7 +267,8 @@ class Trainer:
         readings = {name: torch.cat([part[name] for part in parts if part]) for name in max(parts, key=len)}
         for whole in readings.values():
             whole[~experience.response_mask] = 0.0
-        experience = replace(experience, reference_logprobs=readings.pop("reference_logprobs"))
+        if reference:
+            experience = replace(experience, reference_logprobs=readings.pop("reference_logprobs"))
         return (experience if self.critic is None else self.algorithm.annotate(experience, readings)), readings
 
     def _reference_logprobs(self, micro: Experience) -> Tensor:

@@ -56,6 +56,10 @@ class Rollout(_Rows):
         """bool [B, P + T]."""
         return torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
+    def by_length(self) -> Tensor:
+        """The rows' places, int64 [B], shortest text first: neighbours in this order need little padding."""
+        return self.attention_mask.sum(1).argsort(stable=True)
+
     def trim(self):
         """The same rows without the columns that are padding in all of them: less work, same numbers."""
         longest_prompt = int(self.prompt_mask.sum(1).max())
@@ -94,7 +98,7 @@ class Experience(Rollout):
     Attributes:
         rewards: float32 [B, T], observed reward on the last response token (plus token-level KL penalties if asked for).
         scored: bool [B], False where the reward could not be computed; such rows never enter a loss.
-        reference_logprobs: float32 [B, T] under the frozen SFT model, or None without KL control.
+        reference_logprobs: float32 [B, T] under the frozen SFT model, or None where nothing asks for it.
         values: float32 [B, T], V(s_t) when the rollout was made, or None without a critic.
         advantages, returns: float32 [B, T]; `returns` are the critic's targets.
         latent_noise: float32 [B, T, depth, Z], standard normal draws for the critic's latents, or None (the latents' means are used).

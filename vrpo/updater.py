@@ -101,8 +101,8 @@ class Updater:
             optimizer.zero_grad()
         mine = batch[self.processes.share(len(batch))]
         sums: dict[str, float] = {}
-        for start in range(0, len(mine), self.config.micro_batch_size):
-            micro = mine[start : start + self.config.micro_batch_size].trim().to(self.processes.device)
+        for rows in mine.by_length().split(self.config.micro_batch_size):
+            micro = mine[rows].trim().to(self.processes.device)
             with self.autocast():
                 terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
             self.scaler.scale(sum(terms.values())).backward()

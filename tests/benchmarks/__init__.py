@@ -1,0 +1,1 @@
+"""Speed and memory against the field's trainers: `make bench`, or `python -m tests.benchmarks --help`."""
