@@ -254,7 +254,7 @@ class Trainer:
             return experience, {}
         mine = experience[self.processes.share(len(experience))]
         own: dict[str, Tensor] = {}
-        for rows in mine.by_length().split(self.config.micro_batch_size):
+        for rows in mine.micro_batches(self.config.micro_batch_size):
             micro = mine[rows].trim().to(self.processes.device)
             with self.updater.autocast():
                 found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}

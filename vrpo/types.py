@@ -56,9 +56,9 @@ class Rollout(_Rows):
         """bool [B, P + T]."""
         return torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
-    def by_length(self) -> Tensor:
-        """The rows' places, int64 [B], shortest text first: neighbours in this order need little padding."""
-        return self.attention_mask.sum(1).argsort(stable=True)
+    def micro_batches(self, size: int) -> tuple[Tensor, ...]:
+        """The rows' places, int64, in lots of at most `size`, shortest texts first: neighbours in this order need little padding."""
+        return self.attention_mask.sum(1).argsort(stable=True).split(size) if len(self) else ()
 
     def trim(self):
         """The same rows without the columns that are padding in all of them: less work, same numbers."""

@@ -101,7 +101,7 @@ class Updater:
             optimizer.zero_grad()
         mine = batch[self.processes.share(len(batch))]
         sums: dict[str, float] = {}
-        for rows in mine.by_length().split(self.config.micro_batch_size):
+        for rows in mine.micro_batches(self.config.micro_batch_size):
             micro = mine[rows].trim().to(self.processes.device)
             with self.autocast():
                 terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)

@@ -16,7 +16,8 @@ def main(method: str, folder: str, last: int) -> None:
     rows = generate_problems(40, 0, 1, 3, set())
     problems = [{"prompt": task.prompt(row["question"]), "answer": row["answer"]} for row in rows]
     path = Path(folder) / f"{method}.safetensors"
-    run = trainer(new_tokenizer(), problems, method, changes={"micro_batch_size": 5, "kl_coefficient": 0.1}, checkpoint=path)
+    changes = {"micro_batch_size": 5, "kl_coefficient": 0.1, "minibatches": 16}  # VRPO's batches of one row leave a process without any
+    run = trainer(new_tokenizer(), problems, method, changes=changes, checkpoint=path)
     run.config = run.config.model_copy(update={"iterations": last})  # the first half of a run that is to be resumed
     log = run.run()
     run.save_pretrained(folder)

@@ -7,6 +7,7 @@ import torch
 from tiny import METHODS, assert_same, count_digits, timeless, trainer, weights
 
 from vrpo.config import UserError
+from vrpo.generation import decode
 from vrpo.scoring import at_last_token, new_experience
 from vrpo.types import Rollout
 
@@ -215,6 +216,17 @@ def test_length_adaptive_lambda_changes_the_policys_advantages_only(tokenizer, p
         experience.returns, other.returns
     )
     assert not torch.allclose(experience.advantages, other.advantages)
+
+
+def test_kl_in_the_reward_is_a_penalty_on_every_token(tokenizer, problems) -> None:
+    for method in ("ppo", "reinforce_pp"):
+        run = trainer(tokenizer, problems, method, changes={"kl_coefficient": 0.5, "kl_in": "reward"})
+        run.run()  # away from the reference
+        experience, _ = run.collect(problems[:16], [0] * 16, iteration=3)
+        mask, penalty = experience.response_mask, 0.5 * (experience.logprobs - experience.reference_logprobs)
+        scores = torch.tensor(count_digits([], decode(tokenizer, experience)))
+        assert penalty[mask].abs().max() > 1e-2
+        assert torch.allclose(experience.rewards, at_last_token(scores, mask) - penalty * mask, atol=1e-6)
 
 
 def test_score_lands_on_the_last_response_token() -> None:

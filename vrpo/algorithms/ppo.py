@@ -45,8 +45,8 @@ class PPO:
     def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and value targets, both [B, T].
 
-        The policy's advantages use `gae_lambda`, or with `length_adaptive_alpha` a lambda for each response; the targets R_t = A_t + V_t use the critic's own lambda (VC-PPO,
-        arXiv 2503.01491), 1 by default: the undiscounted return, whatever the values were.
+        The policy's advantages use `gae_lambda`, or with `length_adaptive_alpha` a lambda for each response; the targets R_t = A_t + V_t
+        use the critic's own lambda (VC-PPO, arXiv 2503.01491), 1 by default: the undiscounted return, whatever the values were.
         """
         values, mask = experience.values, experience.response_mask
         alpha = self.config.length_adaptive_alpha
