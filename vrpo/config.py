@@ -110,7 +110,7 @@ class CriticConfig(Section):
     backbone: Literal["separate", "shared"] = "separate"
     learning_rate: Positive = 1e-3
     epochs: Count = 1  # passes over each iteration's rollouts
-    warmup_rollouts: Annotated[int, Field(ge=0)] = 1056  # SFT rollouts the critic is fitted to before the policy moves
+    warmup_rollouts: Annotated[int, Field(ge=0)] = 2016  # SFT rollouts the critic is fitted to before the policy moves
     warmup_epochs: Count = 6
     clip_range: Positive | None = None  # value clipping; None: off
     loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
@@ -137,7 +137,7 @@ class TrainConfig(Section):
     """One run of a method."""
 
     iterations: Count = 12
-    rollouts: Count = 3360  # budget over the whole run, value warm-up included
+    rollouts: Count = 4320  # budget over the whole run, value warm-up included
     group_size: Count = 8  # samples per prompt of the methods without a critic
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 32  # rows per forward pass, of similar length; changes memory and speed, not results
