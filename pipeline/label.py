@@ -51,6 +51,8 @@ def run(params: Params, record: Any) -> dict[str, Any]:
         "false_positive_rate": params.label.false_positive_rate,
         "false_negative_rate": params.label.false_negative_rate,
         "wrong_reference_rate": params.label.wrong_reference_rate,
+        "prompt_flip_rate": params.label.prompt_flip_rate,
+        "heavy_tail_scale": params.label.heavy_tail_scale,
         "confusion": {key: metrics[key] for key in ("true_positive_rate", "false_positive_rate", "youden_j") if key in metrics},
     }
     stage.write_json(LABELS / "noise.json", noise)

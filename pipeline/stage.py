@@ -92,7 +92,7 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     )
     parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file (default: %(default)s)")
     if cell:
-        parser.add_argument("--method", required=True, help="ppo, grpo or vrpo")
+        parser.add_argument("--method", required=True, help="one of `methods` in params.yaml")
         parser.add_argument("--seed", required=True, type=int)
     options = parser.parse_args()
     for key, value in TELEMETRY_OFF.items():

@@ -1,4 +1,4 @@
-"""One cell of the comparison: train PPO, GRPO or VRPO on the observed reward.
+"""One cell of the comparison: train one method with one seed on the observed reward.
 
 Writes data/runs/<method>-<seed>/: the policy, the value model, log.jsonl (a row per iteration) and run.json. State between
 iterations lives in data/state/, outside DVC's outputs; a run killed at any moment goes on from there with the same result.
@@ -16,6 +16,8 @@ from vrpo.config import Params
 
 PREPARED, LABELS, SFT, REWARD = Path("data/prepared"), Path("data/labels"), Path("data/models/sft"), Path("data/models/reward")
 STATE = Path("data/state")
+
+Row = dict[str, Any]
 
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
@@ -43,12 +45,14 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
             bar.update(len(rows))
             record.resume(rows)
 
+        problems = _problems(task, "train", with_labels=True)
+        observed = _corrected_reward(params, _observed_reward(params, task, seed), policy, tokenizer, task, problems, seed)
         trainer = Trainer(
             params.train,
             policy,
             tokenizer,
-            _problems(task, "train", with_labels=True),
-            _observed_reward(params, task, seed),
+            problems,
+            observed,
             method=method,
             seed=seed,
             generation=params.generation,
@@ -59,6 +63,10 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
             on_log=on_log,
             on_resume=on_resume,
         )
+        if method == "oracle" and params.task == "chain":
+            from vrpo.tasks.chain_oracle import ChainOracle
+
+            trainer.algorithm.success = ChainOracle(tokenizer)
         log = trainer.run()
     folder = Path(f"data/runs/{method}-{seed}")
     trainer.save_pretrained(folder)
@@ -72,7 +80,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
 
 
-def _problems(task: Any, split: str, *, with_labels: bool) -> list[dict[str, Any]]:
+def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:
     """Rows as the trainer wants them. Problems that got no label are left out of training."""
     rows = stage.read_jsonl(PREPARED / f"{split}.jsonl")
     labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "train.jsonl")} if with_labels else None
@@ -85,10 +93,15 @@ def _problems(task: Any, split: str, *, with_labels: bool) -> list[dict[str, Any
 
 
 def _observed_reward(params: Params, task: Any, seed: int) -> Any:
-    """What training sees: a rule on the noisy labels, or the learned reward model; then flips."""
-    from vrpo.rewards.noise import NoiseChannel
+    """What training sees: a rule on the noisy labels, through the noise channels; or the learned reward model."""
+    from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
 
-    channel = NoiseChannel(params.label.false_positive_rate, params.label.false_negative_rate, seed)
+    label = params.label
+    channel = compose(
+        PromptFlip(label.prompt_flip_rate, seed),
+        NoiseChannel(label.false_positive_rate, label.false_negative_rate, seed),
+        *([HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed)] if label.heavy_tail_scale else []),
+    )
     if params.reward.kind == "model":
         from vrpo.rewards.model import RewardModelScorer
 
@@ -101,6 +114,36 @@ def _observed_reward(params: Params, task: Any, seed: int) -> Any:
         return channel(task.verify(responses, label), step=step, ids=id, samples=samples)
 
     return reward
+
+
+def _corrected_reward(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[Row], seed: int) -> Any:
+    """The observed reward after the correction that params.reward asks for."""
+    if params.reward.correction == "none":
+        return observed
+    from vrpo.rewards.corrections import FlipRates, backward_correction, forward_correction
+
+    correct = {"backward": backward_correction, "forward": forward_correction}[params.reward.correction]
+    if params.reward.checked_samples:
+        rates = _checked_rates(params, observed, policy, tokenizer, task, problems, seed)
+    else:
+        rates = FlipRates(params.label.false_positive_rate, params.label.false_negative_rate)
+    print(f"correction: flip rates {rates.false_positive:.3f} and {rates.false_negative:.3f}, {rates.checked or 'no'} samples checked")
+    return lambda *arguments, **columns: correct(observed(*arguments, **columns), rates)
+
+
+def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[Row], seed: int) -> Any:
+    """Flip rates of the observed reward, from responses of the cold start that somebody checks."""
+    from vrpo.evaluation import sample_texts
+    from vrpo.rewards.corrections import estimate_rates
+    from vrpo.scoring import call_reward
+    from vrpo.seeding import stream
+
+    rows = stream(problems, 0, params.reward.checked_samples, seed, "checked")
+    texts, _ = sample_texts(policy, tokenizer, [row["prompt"] for row in rows], 1, params.generation, seed=("checked", seed))
+    responses = [text for (text,) in texts]
+    return estimate_rates(
+        call_reward(observed, rows, responses, -1, [0] * len(rows)), task.verify(responses, [row["answer"] for row in rows])
+    )
 
 
 def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
-Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "vrpo"]
+Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -62,7 +62,7 @@ class BaseConfig(Section):
 
 
 class LabelConfig(Section):
-    """Noisy supervision. Labels are made once; flips are drawn per sample during training."""
+    """Noisy supervision. Labels are made once; flips and heavy tails are drawn per sample during training."""
 
     source: Literal["majority_vote", "dataset", "clean"] = "majority_vote"  # "dataset": the rows' own `label`; "clean": their answers
     votes: Count = 8  # samples of the base model per problem
@@ -70,6 +70,9 @@ class LabelConfig(Section):
     wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose
     false_positive_rate: Probability = 0.0  # a reward of 0 is observed as 1
     false_negative_rate: Probability = 0.0  # a reward of 1 is observed as 0
+    prompt_flip_rate: Probability = 0.0  # share of training problems whose rewards are all inverted
+    heavy_tail_scale: Annotated[float, Field(ge=0.0)] = 0.0  # of Student's t noise added to every reward
+    heavy_tail_degrees: Positive = 2.0  # of freedom: the fewer, the heavier
     seed: int = 0
 
 
@@ -93,6 +96,8 @@ class RewardConfig(Section):
     steps: Count = 60
     batch_size: Count = 32
     learning_rate: Positive = 5e-4
+    correction: Literal["none", "backward", "forward"] = "none"  # of rule-based rewards, for flip rates
+    checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates set in `label`
     seed: int = 0
 
 

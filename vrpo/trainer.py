@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from vrpo.algorithms.dr_grpo import DrGRPO
 from vrpo.algorithms.grpo import GRPO
+from vrpo.algorithms.oracle import Oracle
 from vrpo.algorithms.ppo import PPO
+from vrpo.algorithms.reinforce import Reinforce
 from vrpo.algorithms.reinforce_pp import ReinforcePP
 from vrpo.algorithms.rloo import RLOO
 from vrpo.algorithms.vrpo import VRPO
@@ -48,7 +50,8 @@ from vrpo.updater import Updater
 
 logger = logging.getLogger(__name__)
 
-ALGORITHMS = {"ppo": PPO, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO, "reinforce_pp": ReinforcePP, "vrpo": VRPO}
+ALGORITHMS = {"ppo": PPO, "vrpo": VRPO, "oracle": Oracle, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO}
+ALGORITHMS |= {"reinforce_pp": ReinforcePP, "reinforce": Reinforce}
 
 Row = dict[str, Any]
 

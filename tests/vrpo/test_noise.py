@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vrpo.rewards.noise import NoiseChannel, confusion, majority_vote
+from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose, confusion, majority_vote
 
 
 def test_flips_hit_their_rates() -> None:
@@ -39,3 +39,30 @@ def test_majority_vote_counts_only_answers_and_breaks_ties_by_order() -> None:
 def test_confusion_by_hand() -> None:
     result = confusion([1.0, 0.0, 1.0, None, 1.0], [1.0, 1.0, 0.0, 1.0, None])
     assert result == {"true_positive_rate": 0.5, "false_positive_rate": 1.0, "youden_j": -0.5, "accuracy": 1 / 3, "scored": 0.8}
+
+
+def test_a_prompt_flip_inverts_a_share_of_problems_in_every_step() -> None:
+    channel, ids = PromptFlip(0.3, seed=0), [str(i) for i in range(20_000)]
+    first = channel([1.0] * 20_000, step=0, ids=ids, samples=[0] * 20_000)
+    assert 1 - sum(first) / 20_000 == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 20_000))
+    assert channel([1.0] * 20_000, step=9, ids=ids, samples=[5] * 20_000) == first
+    assert channel([0.0] * 20_000, step=9, ids=ids, samples=[5] * 20_000) == [1.0 - reward for reward in first]
+    assert PromptFlip(0.3, seed=1)([1.0] * 20_000, step=0, ids=ids, samples=[0] * 20_000) != first
+
+
+def test_heavy_tails_are_those_of_students_t() -> None:
+    from scipy.stats import kstest, t
+
+    channel, count = HeavyTail(0.5, 2.0, seed=0), 5000
+    key = {"step": 1, "ids": [str(i) for i in range(count)], "samples": [0] * count}
+    noisy = channel([1.0] * count, **key)
+    assert kstest([(reward - 1.0) / 0.5 for reward in noisy], t(2.0).cdf).pvalue > 0.01
+    assert channel([1.0] * count, **key) == noisy and channel([None], step=1, ids=["0"], samples=[0]) == [None]
+
+
+def test_channels_compose_in_order() -> None:
+    up, down = NoiseChannel(1.0, 0.0, seed=0), NoiseChannel(0.0, 1.0, seed=0)
+    key = {"step": 0, "ids": ["a", "b"], "samples": [0, 0]}
+    assert compose(up, down)([0.0, 1.0], **key) == [0.0, 0.0]
+    assert compose(down, up)([0.0, 1.0], **key) == [1.0, 1.0]
+    assert compose()([0.0, None], **key) == [0.0, None]

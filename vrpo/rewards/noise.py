@@ -1,11 +1,17 @@
-"""Noise channels: what stands between the clean reward and the one that training sees."""
+"""Noise channels: what stands between the clean reward and the one that training sees.
+
+A channel maps rewards to noisier ones. Its draws depend on the run's seed, the step, the problem and the sample, never on a
+generator that others share; channels compose (`compose`). Rewards that could not be scored (None) stay None.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vrpo.seeding import uniform
+
+Channel = Callable[..., list[float | None]]
 
 
 class NoiseChannel:
@@ -40,6 +46,55 @@ class NoiseChannel:
             flipped = uniform("flip", self.seed, step, problem, sample) < rate
             observed.append(1.0 - reward if flipped else float(reward))
         return observed
+
+
+class PromptFlip:
+    """Inverts every reward of a fixed share of the problems, in all steps: noise that does not average out.
+
+    Args:
+        rate: share of problems.
+        seed: of the run.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        self.rate, self.seed = rate, seed
+
+    def __call__(self, rewards: Sequence[float | None], *, step: int, ids: Sequence[str], samples: Sequence[int]) -> list[float | None]:
+        return [
+            reward if reward is None or uniform("prompt flip", self.seed, problem) >= self.rate else 1.0 - reward
+            for reward, problem in zip(rewards, ids, strict=True)
+        ]
+
+
+class HeavyTail:
+    """Adds `scale` times a draw of Student's t: most rewards barely move, a few are far off.
+
+    Args:
+        scale: of the noise, in units of reward.
+        degrees: of freedom; at 2 or below the variance is infinite.
+        seed: of the run.
+    """
+
+    def __init__(self, scale: float, degrees: float, seed: int) -> None:
+        self.scale, self.degrees, self.seed = scale, degrees, seed
+
+    def __call__(self, rewards: Sequence[float | None], *, step: int, ids: Sequence[str], samples: Sequence[int]) -> list[float | None]:
+        from scipy.stats import t
+
+        places = [uniform("heavy tail", self.seed, step, problem, sample) for problem, sample in zip(ids, samples, strict=True)]
+        draws = t.ppf([max(place, 1e-12) for place in places], self.degrees)
+        return [None if reward is None else float(reward + self.scale * draw) for reward, draw in zip(rewards, draws, strict=True)]
+
+
+def compose(*channels: Channel) -> Channel:
+    """One channel that passes rewards through all of them, the first one first."""
+
+    def observe(rewards: Sequence[float | None], **key: Sequence) -> list[float | None]:
+        for channel in channels:
+            rewards = channel(rewards, **key)
+        return list(rewards)
+
+    return observe
 
 
 def majority_vote(answers: Sequence[str | None]) -> tuple[str | None, float]:

@@ -1,0 +1,52 @@
+"""Corrections: unbiased where they promise it, and without effect on rewards that are normalised within a group."""
+
+import math
+
+import pytest
+import torch
+
+from vrpo.advantages import group_relative_advantages
+from vrpo.config import UserError
+from vrpo.rewards.corrections import FlipRates, backward_correction, estimate_rates, forward_correction
+from vrpo.rewards.noise import NoiseChannel
+
+COUNT = 40_000
+RATES = FlipRates(0.1, 0.3)
+
+
+def flipped(clean: list[float]) -> list[float | None]:
+    channel = NoiseChannel(RATES.false_positive, RATES.false_negative, seed=0)
+    return channel(clean, step=0, ids=[str(i) for i in range(len(clean))], samples=[0] * len(clean))
+
+
+@pytest.mark.parametrize(
+    ("correct", "expected"), [(backward_correction, {0.0: 0.0, 1.0: 1.0}), (forward_correction, {0.0: -RATES.signal, 1.0: 0.0})]
+)
+def test_expectation_over_flips(correct, expected: dict[float, float]) -> None:
+    for clean, mean in expected.items():
+        corrected = correct(flipped([clean] * COUNT), RATES)
+        assert sum(corrected) / COUNT == pytest.approx(mean, abs=5 / math.sqrt(COUNT))
+
+
+def test_estimated_rates_come_close_and_say_how_many_were_checked() -> None:
+    clean = [float(i % 3 == 0) for i in range(COUNT)]
+    rates = estimate_rates(flipped(clean), clean)
+    assert (rates.false_positive, rates.false_negative) == pytest.approx((0.1, 0.3), abs=0.02)
+    assert rates.checked == COUNT and estimate_rates([None, 1.0, 0.0], [1.0, 1.0, 0.0]).checked == 2
+
+
+def test_impossible_rates_are_named() -> None:
+    with pytest.raises(UserError, match="0 of 2 checked samples are right"):
+        estimate_rates([0.0, 1.0], [0.0, 0.0])
+    with pytest.raises(UserError, match="carry no signal"):
+        backward_correction([1.0], FlipRates(0.6, 0.5))
+
+
+def test_corrections_change_nothing_in_z_scored_groups_and_keep_unscored() -> None:
+    observed = flipped([float(i % 2) for i in range(64)])
+    plain = group_relative_advantages(torch.tensor(observed), 8)
+    for correct in (backward_correction, forward_correction):
+        corrected = correct(observed, RATES)
+        assert corrected != observed
+        assert torch.allclose(group_relative_advantages(torch.tensor(corrected), 8), plain, atol=1e-5)
+        assert correct([None], RATES) == [None]

@@ -1,0 +1,48 @@
+"""PPO with the values of an oracle instead of a critic: the headroom that a better critic could win."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.advantages import compute_gae
+from vrpo.algorithms.ppo import PPO
+from vrpo.config import TrainConfig, UserError
+from vrpo.types import Experience
+
+
+class Oracle(PPO):
+    """Advantages from GAE over V(s_t) = E[observed reward | s_t], which somebody knows; nothing is learned and no rollout spent on it.
+
+    `success` gives the chance [B, T] that a response ends right from each state on. The observed reward's expectation is an affine
+    function of it, fitted to the batch by least squares (arXiv 2508.03058 has no such baseline; it is a measuring rod).
+    """
+
+    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
+        self.config = config
+        self.group_size = 1
+        self.warmup_rollouts = 0
+        self.critic = None
+        self.success: Callable[[Experience], Tensor] | None = None
+
+    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
+        """Advantages [B, T]; there are no value targets.
+
+        Raises:
+            UserError: nobody knows the values of this task.
+        """
+        if self.success is None:
+            raise UserError("method 'oracle' needs a task whose values are known; use task: chain, or another method")
+        mask = experience.response_mask
+        values = calibrated(self.success(experience), (rewards * mask).sum(1), mask)
+        return compute_gae(rewards, values, mask, self.config.gamma, self.config.gae_lambda), None
+
+
+def calibrated(success: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """a + b * success [B, T], with a and b from the least-squares fit of the scores [B] over all tokens; 0 where masked."""
+    x, y = success[mask].double(), scores[:, None].expand_as(success)[mask].double()
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum().clamp(min=1e-12)
+    fitted = y.mean() + slope * (success.double() - x.mean())
+    return torch.where(mask, fitted.to(success.dtype), torch.zeros_like(success))
