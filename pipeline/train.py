@@ -22,16 +22,8 @@ Row = dict[str, Any]
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     """Train one method with one seed; returns the last row of the log and the totals."""
-    import torch
     from tqdm import tqdm
 
-    from vrpo.models import load_policy
-    from vrpo.tasks.loader import load_task
-    from vrpo.trainer import Trainer
-
-    torch.set_num_threads(params.runtime.threads)
-    policy, tokenizer = load_policy(SFT, params.runtime.model_copy(update={"dtype": "float32"}))  # half precision loses small updates
-    task = load_task(params, tokenizer)
     state = STATE / f"{method}-{seed}-{_key(params)}.safetensors"
     with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
 
@@ -45,28 +37,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
             bar.update(len(rows))
             record.resume(rows)
 
-        problems = _problems(task, "train", with_labels=True)
-        observed = _corrected_reward(params, _observed_reward(params, task, seed), policy, tokenizer, task, problems, seed)
-        trainer = Trainer(
-            params.train,
-            policy,
-            tokenizer,
-            problems,
-            observed,
-            method=method,
-            seed=seed,
-            generation=params.generation,
-            precision=params.runtime.dtype,
-            clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
-            validation=_problems(task, "validation", with_labels=False),
-            checkpoint=state,
-            on_log=on_log,
-            on_resume=on_resume,
-        )
-        if method == "oracle" and params.task == "chain":
-            from vrpo.tasks.chain_oracle import ChainOracle
-
-            trainer.algorithm.success = ChainOracle(tokenizer)
+        trainer = new_trainer(params, method, seed, checkpoint=state, on_log=on_log, on_resume=on_resume)
         log = trainer.run()
     folder = Path(f"data/runs/{method}-{seed}")
     trainer.save_pretrained(folder)
@@ -78,6 +49,39 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
     state.unlink(missing_ok=True)
     return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
+
+
+def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
+    """The trainer of one cell, on what the earlier stages left; `options` are further arguments of `vrpo.trainer.Trainer`."""
+    import torch
+
+    from vrpo.models import load_policy
+    from vrpo.tasks.loader import load_task
+    from vrpo.trainer import Trainer
+
+    torch.set_num_threads(params.runtime.threads)
+    policy, tokenizer = load_policy(SFT, params.runtime.model_copy(update={"dtype": "float32"}))  # half precision loses small updates
+    task = load_task(params, tokenizer)
+    problems = _problems(task, "train", with_labels=True)
+    trainer = Trainer(
+        params.train,
+        policy,
+        tokenizer,
+        problems,
+        _corrected_reward(params, _observed_reward(params, task, seed), policy, tokenizer, task, problems, seed),
+        method=method,
+        seed=seed,
+        generation=params.generation,
+        precision=params.runtime.dtype,
+        clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
+        validation=_problems(task, "validation", with_labels=False),
+        **options,
+    )
+    if method == "oracle" and params.task == "chain":
+        from vrpo.tasks.chain_oracle import ChainOracle
+
+        trainer.algorithm.success = ChainOracle(tokenizer)
+    return trainer
 
 
 def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:

@@ -65,7 +65,7 @@ class LabelConfig(Section):
     """Noisy supervision. Labels are made once; flips and heavy tails are drawn per sample during training."""
 
     source: Literal["majority_vote", "dataset", "clean"] = "majority_vote"  # "dataset": the rows' own `label`; "clean": their answers
-    votes: Count = 8  # samples of the base model per problem
+    votes: Count = 12  # samples of the base model per problem
     temperature: Positive = 1.0
     wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose
     false_positive_rate: Probability = 0.0  # a reward of 0 is observed as 1

@@ -1,0 +1,193 @@
+"""Tables, figures and a Markdown page of a study, from its finished cells: data/reports/study/<name>.{json,md} and figures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.figures import RC, style
+from pipeline.intervals import headroom_share, paired, summary
+from pipeline.runs import area, is_number
+from pipeline.stage import read_jsonl, write_atomically, write_json
+from pipeline.study import REPORTS, Cell, load_study
+
+COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
+
+# Each metric: how to read it from a cell's line, decimals and scale in tables.
+METRICS: dict[str, tuple[str, int, float]] = {
+    "accuracy": ("final accuracy (%)", 1, 100),
+    "best": ("best held-out accuracy (%)", 1, 100),
+    "area": ("area under the learning curve (%)", 1, 100),
+    "collapsed": ("collapsed (%)", 0, 100),
+    "length_inflation": ("length inflation (x)", 2, 1),
+    "proxy_gap": ("proxy gap (points)", 1, 100),
+    "noise_share": ("noise in advantage variance (%)", 0, 100),
+    "noise_variance": ("noise variance of advantages", 4, 1),
+    "ev_observed": ("explained variance, observed", 2, 1),
+    "ev_clean": ("explained variance, clean", 2, 1),
+    "corr_mc_start": ("corr. with Monte-Carlo, start", 2, 1),
+    "corr_mc_end": ("corr. with Monte-Carlo, end", 2, 1),
+    "mse_mc": ("squared error against Monte-Carlo", 3, 1),
+    "active_units": ("active latent units", 1, 1),
+    "seconds": ("seconds of training", 0, 1),
+    "rollouts": ("rollouts", 0, 1),
+}
+RUN = ("accuracy", "best", "area", "collapsed", "length_inflation", "proxy_gap", "corr_mc_start", "corr_mc_end", "ev_clean", "seconds")
+CRITIC = ("corr_mc_start", "mse_mc", "ev_observed", "seconds")
+
+
+def measures(line: dict[str, Any]) -> dict[str, float]:
+    """The metrics of one cell that it has, by name (see `METRICS`)."""
+    if line["kind"] == "critic":
+        names = {"corr_mc_start": "critic/corr_mc", "mse_mc": "critic/mse_mc", "ev_observed": "critic/ev_observed"}
+        found = {name: line.get(key) for name, key in names.items()}
+        found |= {"active_units": line.get("critic/active_units"), "seconds": line["seconds"].get("update"), "rollouts": line["rollouts"]}
+        return {name: value for name, value in found.items() if is_number(value)}
+    log, critic = line["log"], line["critic"] or {}
+    held_out = [value for value in log["validation/accuracy"] if value is not None]
+    found = {"accuracy": line["accuracy"]["mean"], "best": max(held_out), "collapsed": float(max(held_out) - held_out[-1] > COLLAPSE)}
+    points = [(x, y) for x, y in zip(log["rollouts"], log["validation/accuracy"], strict=True) if y is not None]
+    points = [(0.0, points[0][1]), *points]  # during the value warm-up the policy stays as it is
+    found["area"] = area(([x for x, _ in points], [y for _, y in points]), 0.0, points[-1][0])
+    found |= {key: line[key] for key in ("length_inflation", "proxy_gap", "rollouts")} | {"seconds": sum(line["seconds"].values())}
+    found |= {key: critic.get(key) for key in ("ev_observed", "ev_clean", "corr_mc_start", "corr_mc_end")}
+    if "advantage/noise_variance" in log:
+        pairs = zip(log["advantage/noise_variance"][1:], log["advantage/variance"][1:], strict=True)
+        known = [(noise, total) for noise, total in pairs if noise is not None and total]
+        if known:
+            found["noise_variance"] = sum(noise for noise, _ in known) / len(known)
+            found["noise_share"] = found["noise_variance"] / (sum(total for _, total in known) / len(known))
+    return {name: value for name, value in found.items() if is_number(value)}
+
+
+def write(path: Path) -> None:
+    """Write everything for the study at `path`; cells that are not there yet are counted."""
+    study, cells = load_study(path)
+    file = REPORTS / f"{path.stem}.jsonl"
+    lines = {line["key"]: line for line in read_jsonl(file)} if file.exists() else {}
+    tables = {}
+    for name, table in study["tables"].items():
+        own = [cell for cell in cells if cell.table == name]
+        tables[name] = _table(table, own, {cell.key: measures(lines[cell.key]) for cell in own if cell.key in lines})
+    write_json(REPORTS / f"{path.stem}.json", {"study": path.stem, "tables": tables})
+    _draw(path.stem, tables)
+    write_atomically(REPORTS / f"{path.stem}.md", "\n".join(_page(path, study, tables)) + "\n")
+
+
+def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Rows (one a combination of the axes' values, each metric summarised over seeds) and paired comparisons."""
+    names = tuple(table.get("metrics") or (CRITIC if table.get("kind") == "critic" else RUN))
+    groups: dict[tuple[str, ...], dict[int, dict[str, float]]] = {tuple(cell.axes.values()): {} for cell in cells}
+    for cell in cells:
+        if cell.key in found:
+            groups[tuple(cell.axes.values())][cell.seed] = found[cell.key]
+    rows = []
+    for place, seeds in groups.items():
+        values = {name: [own[name] for own in seeds.values() if name in own] for name in names}
+        rows.append({"axes": list(place), "metrics": {name: summary(known) for name, known in values.items() if known}})
+    return {
+        "title": table.get("title", ""),
+        "axes": list(table["axes"]),
+        "metrics": names,
+        "rows": rows,
+        "comparisons": list(_comparisons(table, groups, names[0])),
+        "cells": len(cells),
+        "finished": sum(cell.key in found for cell in cells),
+        "seeds": len(table["seeds"]),
+    }
+
+
+def _comparisons(
+    table: dict[str, Any], groups: dict[tuple[str, ...], dict[int, dict[str, float]]], metric: str
+) -> Iterator[dict[str, Any]]:
+    """Paired differences for each of the table's `pairs` (two values of its last axis), and shares of the oracle's headroom."""
+    axes = table["axes"]
+    *others, last = axes
+    for place in itertools.product(*(axes[axis] for axis in others)):
+
+        def seeds(value: str, place: tuple[str, ...] = place) -> dict[int, float]:
+            own = groups.get((*place, value), {})
+            return {seed: row[metric] for seed, row in own.items() if metric in row}
+
+        for a, b in table.get("pairs") or []:
+            if result := paired(seeds(a), seeds(b)):
+                yield {"kind": "difference", "where": list(place), "a": a, "b": b, "metric": metric, **result}
+        if table.get("reference"):
+            floor, ceiling = table["reference"]
+            for value in axes[last]:
+                if value not in (floor, ceiling) and (result := headroom_share(seeds(value), seeds(floor), seeds(ceiling))):
+                    yield {"kind": "headroom", "where": list(place), "a": value, "b": f"{floor} to {ceiling}", "metric": metric, **result}
+
+
+def _number(result: dict[str, Any], digits: int, scale: float) -> str:
+    """Mean and interval as text."""
+    text = f"{scale * result['mean']:.{digits}f}"
+    if result["ci95"]:
+        text += " [" + ", ".join(f"{scale * bound:.{digits}f}" for bound in result["ci95"]) + "]"
+    return text
+
+
+def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator[str]:
+    yield f"# Study {path.stem}\n"
+    yield f"{study.get('description', '').strip()}\n"
+    yield f"Written by `python -m pipeline.study {path.as_posix()}`. Means over seeds with bootstrap 95 % intervals; IQM is the mean of the middle half."
+    for name, table in tables.items():
+        shown = [metric for metric in table["metrics"] if any(metric in row["metrics"] for row in table["rows"])]
+        yield f"\n## {table['title'] or name}\n"
+        yield f"{table['finished']} of {table['cells']} cells are finished; {table['seeds']} seeds.\n"
+        if not table["finished"]:
+            continue
+        yield "| " + " | ".join([*table["axes"], "n", *(METRICS[metric][0] for metric in shown), f"IQM of {shown[0]}"]) + " |"
+        yield "|" + " --- |" * (len(table["axes"]) + len(shown) + 2)
+        for row in table["rows"]:
+            found = row["metrics"]
+            if shown[0] not in found:
+                continue
+            digits, scale = METRICS[shown[0]][1:]
+            cells = [_number(found[metric], *METRICS[metric][1:]) if metric in found else "-" for metric in shown]
+            cells.append(f"{scale * found[shown[0]]['iqm']:.{digits}f}")
+            yield "| " + " | ".join([*row["axes"], str(found[shown[0]]["n"]), *cells]) + " |"
+        digits, scale = METRICS[shown[0]][1:]
+        for kind, heading in (("difference", "Paired differences"), ("headroom", "Share of the headroom")):
+            chosen = [c for c in table["comparisons"] if c["kind"] == kind]
+            if chosen:
+                yield f"\n{heading} in {METRICS[shown[0]][0]}:\n"
+            for c in chosen:
+                where = ", ".join(c["where"])
+                if kind == "headroom":
+                    yield f"- {where}{': ' * bool(where)}{c['a']} takes {_number(c, 0, 100)} % of the way from {c['b']} (n = {c['n']})"
+                else:
+                    text = _number(c, digits, scale)
+                    yield f"- {where}{': ' * bool(where)}{c['a']} - {c['b']} = {text}; higher in {c['wins']} of {c['n']} seeds"
+        yield f"\n![{name}]({path.stem}_{name}.png)"
+
+
+def _draw(study: str, tables: dict[str, Any]) -> None:
+    """One figure a table: its first metric with intervals, a panel for each combination of the axes but the last."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        for name, table in tables.items():
+            metric = table["metrics"][0]
+            rows = [row for row in table["rows"] if metric in row["metrics"]]
+            panels = list(dict.fromkeys(tuple(row["axes"][:-1]) for row in rows))
+            if not panels:
+                continue
+            values = list(dict.fromkeys(row["axes"][-1] for row in rows))
+            label, _, scale = METRICS[metric]
+            figure = Figure(figsize=(2.2 + 2.3 * len(panels), 1.2 + 0.28 * len(values)), layout="constrained")
+            for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0], panels, strict=True):
+                for row in rows:
+                    if tuple(row["axes"][:-1]) == panel:
+                        found, place = row["metrics"][metric], len(values) - values.index(row["axes"][-1])
+                        color, marker = style(row["axes"][-1].split()[0], [value.split()[0] for value in values])
+                        axes.plot(scale * found["mean"], place, marker, color=color, markersize=5)
+                        if found["ci95"]:
+                            axes.plot([scale * bound for bound in found["ci95"]], [place, place], color=color, linewidth=1.8)
+                axes.set_title(", ".join(panel) or " ")
+                axes.set_yticks(range(len(values), 0, -1), values)
+                axes.set_xlabel(label)
+            figure.savefig(REPORTS / f"{study}_{name}.png", dpi=130, metadata={"Software": None})

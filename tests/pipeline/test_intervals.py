@@ -1,0 +1,40 @@
+"""Intervals of studies cover what they should."""
+
+import numpy as np
+import pytest
+
+from pipeline.intervals import bootstrap, headroom_share, interquartile_mean, paired, summary
+
+
+def test_bootstrap_intervals_cover_the_mean(monkeypatch) -> None:
+    monkeypatch.setattr("pipeline.intervals.RESAMPLES", 999)
+    draws = np.random.default_rng(0).gamma(2.0, 1.0, size=(300, 20))  # skewed, mean 2
+    found = [bootstrap(row.tolist()) for row in draws]
+    coverage = np.mean([low <= 2.0 <= high for low, high in found])
+    assert 0.89 <= coverage <= 0.98  # 95 %, a little less at 20 skewed values
+    narrow = np.mean([high - low for low, high in (bootstrap(row.tolist(), confidence=0.5) for row in draws[:20])])
+    assert narrow < 0.6 * np.mean([high - low for low, high in found[:20]])
+
+
+def test_few_or_equal_values() -> None:
+    assert bootstrap([1.0, 2.0]) is None and bootstrap([0.5] * 4) == [0.5, 0.5]
+
+
+def test_interquartile_mean_ignores_the_outer_halves() -> None:
+    assert interquartile_mean([0, 1, 2, 3, 4, 5, 6, 1000]) == pytest.approx(3.5)
+    assert summary([0, 1, 2, 3, 4, 5, 6, 1000.0])["iqm"] == pytest.approx(3.5)
+
+
+def test_pairs_use_common_seeds_only() -> None:
+    result = paired({0: 0.9, 1: 0.7, 2: 0.8, 5: 0.0}, {0: 0.8, 1: 0.8, 2: 0.5, 7: 1.0})
+    assert result["mean"] == pytest.approx(0.1) and (result["wins"], result["n"]) == (2, 3)
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_headroom_share_of_a_method_half_way() -> None:
+    floor = {seed: 0.4 + 0.01 * seed for seed in range(5)}
+    ceiling = {seed: value + 0.2 for seed, value in floor.items()}
+    method = {seed: value + 0.1 for seed, value in floor.items()}
+    result = headroom_share(method, floor, ceiling)
+    assert result["mean"] == pytest.approx(0.5) and result["ci95"] == pytest.approx([0.5, 0.5])
+    assert headroom_share(method, ceiling, floor) is None

@@ -1,0 +1,106 @@
+"""Studies: cells are expanded, shared, resumed and counted rightly; tables say what the cells hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import study, study_report
+from vrpo.config import UserError
+
+ROOT = Path(__file__).parents[2]
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+NOISES = {"clean": {"label": {"source": "clean"}}, "flip": {"label": {"source": "clean", "false_positive_rate": 0.2}}}
+METHODS = {"reinforce": {"method": "reinforce"}, "oracle": {"method": "oracle"}}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with the mini profile's parameters and a study of two tables."""
+    params = (ROOT / "params.yaml").read_text().replace("profile: tiny", "profile: mini", 1)
+    (tmp_path / "params.yaml").write_text(params)
+    monkeypatch.chdir(tmp_path)
+    tables = {
+        "methods": {
+            "seeds": [0, 1],
+            "axes": {"noise": NOISES, "method": METHODS},
+            "pairs": [["oracle", "reinforce"]],
+        },
+        "critics": {"kind": "critic", "seeds": [0], "axes": {"critic": {"depth 1": {"method": "vrpo"}, "plain": {"method": "ppo"}}}},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"description": "two tables", "tables": tables}, sort_keys=False))
+    return tmp_path
+
+
+def test_inputs_are_those_of_the_graph() -> None:
+    for name, (sections, upstream) in study.INPUTS.items():
+        declared = {key for key in DVC[name]["params"] if not key.startswith("profile")}
+        if name == "base":
+            declared -= {"label"}
+        assert declared - {"prepare"} == set(sections) - {"prepare"}, name
+        outs = {out: other for other in study.INPUTS for out in DVC[other]["outs"]}
+        assert {outs[dep] for dep in DVC[name]["deps"] if dep in outs} == set(upstream), name
+
+
+def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
+    _, cells = study.load_study(Path("small.yaml"))
+    assert len(cells) == 10 and len({cell.key for cell in cells}) == 10
+    assert {(cell.axes.get("noise"), cell.method, cell.seed) for cell in cells if cell.table == "methods"} == {
+        (noise, method, seed) for noise in NOISES for method in METHODS for seed in (0, 1)
+    }
+    for cell in cells:
+        assert {getattr(cell.params, section).seed for section in study.SEEDED} == {cell.seed}
+    clean, flip = (next(c for c in cells if c.axes.get("noise") == noise and c.seed == 0) for noise in NOISES)
+    for stage in ("prepare", "base", "sft", "reward"):
+        assert study.folder_of(stage, clean.params) == study.folder_of(stage, flip.params)
+    assert study.folder_of("label", clean.params) != study.folder_of("label", flip.params)
+
+
+def test_mistakes_in_a_study_name_the_cell(home) -> None:
+    for change, message in (
+        ({"axes": {"method": {"odd": {"train": {"iterationz": 3}}}}}, r"tables.methods: method odd: train.iterationz: unknown key"),
+        ({"axis": {}}, "tables.methods: unknown key axis"),
+    ):
+        broken = yaml.safe_load(Path("small.yaml").read_text())
+        broken["tables"]["methods"] |= change
+        Path("broken.yaml").write_text(yaml.safe_dump(broken))
+        with pytest.raises(UserError, match=message):
+            study.load_study(Path("broken.yaml"))
+
+
+def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
+    assert study.run(Path("small.yaml"), jobs=2, minutes=10, tables=["critics"]) == 0
+    file = home / "data/reports/study/small.jsonl"
+    first = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["kind"] for line in first] == ["critic"] * 2
+    assert study.run(Path("small.yaml"), jobs=2, minutes=0, tables=[]) == 0  # no time: nothing starts
+    assert len(file.read_text().splitlines()) == 2
+    assert study.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines[:2] == first and len(lines) == 10
+    assert {path.name.partition("-")[0] for path in (home / "data/study").iterdir()} == set(study.INPUTS)
+
+    study_report.write(Path("small.yaml"))
+    report = json.loads((home / "data/reports/study/small.json").read_text())["tables"]["methods"]
+    assert report["finished"] == report["cells"] == 8
+    for row in report["rows"]:
+        noise, method = row["axes"]
+        accuracies = [
+            line["accuracy"]["mean"]
+            for line in lines
+            if line["kind"] == "run" and line["method"] == method and (line["noise"]["false_positive_rate"] == 0.2) == (noise == "flip")
+        ]
+        assert row["metrics"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert "oracle - reinforce" in (home / "data/reports/study/small.md").read_text()
+    assert (home / "data/reports/study/small_methods.png").stat().st_size > 5000
+
+
+def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
+    broken = yaml.safe_load(Path("small.yaml").read_text())
+    broken["tables"]["methods"] |= {"seeds": [0], "axes": {"method": METHODS | {"bad": {"base": {"source": "no-such-folder"}}}}}
+    del broken["tables"]["critics"]
+    Path("broken.yaml").write_text(yaml.safe_dump(broken))
+    assert study.run(Path("broken.yaml"), jobs=2, minutes=10, tables=[]) == 1
+    assert "no-such-folder" in capfd.readouterr().err
+    assert len((home / "data/reports/study/broken.jsonl").read_text().splitlines()) == 2
