@@ -69,10 +69,9 @@ def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, flo
     import torch
 
     from vrpo.diagnostics import explained_variance, terminal_returns
-    from vrpo.evaluation import read_values
 
     masks = [rollout.response_mask for rollout in drawn.rollouts]
-    values = torch.cat([read_values(critic, rollout)[mask] for rollout, mask in zip(drawn.rollouts, masks, strict=True)])
+    values = torch.cat([critic.read(rollout)[mask] for rollout, mask in zip(drawn.rollouts, masks, strict=True)])
     metrics = {}
     for name, scores in (("observed", observed), ("clean", drawn.clean)):
         known = torch.tensor([math.nan if score is None else score for score in scores]).split([len(mask) for mask in masks])

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from vrpo.lora import without_lora
 from vrpo.losses import gaussian_kl
+from vrpo.states import backbone_states, response_states
+from vrpo.surprisal import INPUTS, surprisal_inputs
+from vrpo.types import Rollout
 
 LOG_VARIANCE_RANGE = (-10.0, 4.0)  # keeps exp() finite in half precision
 INITIAL_LOG_VARIANCE = -4.0  # sigma about 0.14: early values are not drowned in sampling noise
@@ -62,11 +65,12 @@ class ValueHead(nn.Module):
         hidden_size: H of the backbone.
         depth: bottleneck layers, 0 to 2.
         latent_size: Z.
+        inputs: F, numbers beside the states (see `vrpo.surprisal`), 0 for none. They enter before the bottleneck.
     """
 
-    def __init__(self, hidden_size: int, depth: int, latent_size: int) -> None:
+    def __init__(self, hidden_size: int, depth: int, latent_size: int, inputs: int = 0) -> None:
         super().__init__()
-        sizes = [hidden_size] + [latent_size] * depth
+        sizes = [hidden_size + inputs] + [latent_size] * depth
         self.encoders = nn.ModuleList(GaussianEncoder(a, b) for a, b in pairwise(sizes))
         self.decoder = nn.Sequential(nn.Linear(sizes[-1], hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
         # The first values are the constant 0.5, the middle of a 0/1 reward, instead of random numbers that would
@@ -74,14 +78,14 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.decoder[-1].weight)
         nn.init.constant_(self.decoder[-1].bias, 0.5)
 
-    def forward(self, hidden: Tensor, noise: Tensor | None = None) -> ValueOutput:
-        """Decode values from hidden states [B, T, H].
+    def forward(self, hidden: Tensor, noise: Tensor | None = None, inputs: Tensor | None = None) -> ValueOutput:
+        """Decode values from hidden states [B, T, H] and, where the head has some, inputs [B, T, F].
 
         With `noise`, standard normal [B, T, depth, Z], the latent is sampled (training); without it the latent's mean
         is used, so that reading values is deterministic. The caller draws the noise for a whole optimiser batch, so that
         a micro-batch split changes nothing.
         """
-        z = hidden.float()
+        z = hidden.float() if inputs is None else torch.cat([hidden.float(), inputs], dim=-1)
         kl = torch.zeros(z.shape[:-1], device=z.device)
         first = None
         for layer, encoder in enumerate(self.encoders):
@@ -99,74 +103,98 @@ class ValueModel(nn.Module):
     Args:
         backbone: a transformer without LM head (`AutoModel`); returns `last_hidden_state` [B, L, H].
         depth, latent_size: see `ValueHead`.
+        reader: frozen causal LM whose surprisal the head gets as inputs (see `vrpo.surprisal`), or None.
     """
 
-    def __init__(self, backbone: nn.Module, depth: int = 0, latent_size: int = 32) -> None:
+    def __init__(self, backbone: nn.Module, depth: int = 0, latent_size: int = 32, reader: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.reader = None if reader is None else reader.requires_grad_(False)
         self.settings = {"depth": depth, "latent_size": latent_size}
-        self.head = ValueHead(backbone.config.hidden_size, depth, latent_size).to(backbone.device)
+        self.head = ValueHead(backbone.config.hidden_size, depth, latent_size, 0 if reader is None else INPUTS).to(backbone.device)
 
     @classmethod
-    def from_policy(cls, policy: nn.Module, *, shared: bool, depth: int, latent_size: int, seed: int) -> ValueModel:
+    def from_policy(
+        cls, policy: nn.Module, *, shared: bool, depth: int, latent_size: int, seed: int, surprisal_inputs: bool = False
+    ) -> ValueModel:
         """A value model on a copy of the policy's backbone, or on the very backbone when `shared`. The head is drawn from `seed`."""
         backbone = policy.base_model if shared else copy.deepcopy(policy.base_model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(backbone, depth, latent_size)
+            return cls(backbone, depth, latent_size, copy.deepcopy(policy) if surprisal_inputs else None)
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states [B, L, H] of sequences [B, L] (see `response_states` for the part that predicts a response)."""
-        return backbone_states(self.backbone, input_ids, attention_mask)
+    def inputs(self, rollout: Rollout) -> Tensor | None:
+        """The head's inputs beside the states that predict the response, float32 [B, T, F]; None where it has none."""
+        if self.reader is None:
+            return None
+        counted = torch.cat([torch.zeros_like(rollout.prompt_mask), rollout.response_mask], dim=1)
+        return response_states(
+            surprisal_inputs(self.reader, rollout.input_ids, rollout.attention_mask, counted), counted.shape[1] - rollout.prompts.shape[1]
+        )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor | None = None) -> ValueOutput:
-        """Values of every prefix: `values[:, t]` is V of the text up to and including token t."""
-        return self.head(self.hidden_states(input_ids, attention_mask), noise)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, noise: Tensor | None = None, response_mask: Tensor | None = None
+    ) -> ValueOutput:
+        """Values of every prefix: `values[:, t]` is V of the text up to and including token t.
+
+        `response_mask` [B, L], by default the whole text, tells a head with surprisal inputs which tokens the policy wrote.
+        """
+        inputs = None
+        if self.reader is not None:
+            inputs = surprisal_inputs(self.reader, input_ids, attention_mask, attention_mask if response_mask is None else response_mask)
+        return self.head(backbone_states(self.backbone, input_ids, attention_mask), noise, inputs)
 
     @torch.no_grad()
-    def score(self, tokenizer: Any, texts: Sequence[str]) -> list[list[float]]:
-        """Values of every prefix of each text: one number per token, V of the text up to and including it."""
+    def read(self, rollout: Rollout, batch_size: int = 256) -> Tensor:
+        """V(s_t) of every response token, float32 [B, T] on the CPU, 0 where masked."""
+        values = torch.zeros(rollout.responses.shape)
+        for rows in rollout.micro_batches(batch_size):
+            micro = rollout[rows].trim().to(self.backbone.device)
+            width = micro.responses.shape[1]
+            states = response_states(backbone_states(self.backbone, micro.input_ids, micro.attention_mask), width)
+            values[rows, :width] = self.head(states, inputs=self.inputs(micro)).values.cpu()
+        return values * rollout.response_mask
+
+    @torch.no_grad()
+    def score(self, tokenizer: Any, texts: Sequence[str], prompt_tokens: Sequence[int] | None = None) -> list[list[float]]:
+        """Values of every prefix of each text: one number per token, V of the text up to and including it.
+
+        `prompt_tokens` is the number of each text's first tokens that are its prompt; it matters to a head with surprisal inputs.
+        """
         scores = []
-        for text in texts:
+        for text, start in zip(texts, prompt_tokens or [0] * len(texts), strict=True):
             ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=self.backbone.device)
-            scores.append(self(ids, torch.ones_like(ids, dtype=torch.bool)).values[0].tolist())
+            written = torch.arange(ids.shape[1], device=ids.device)[None] >= start
+            scores.append(self(ids, torch.ones_like(ids, dtype=torch.bool), response_mask=written).values[0].tolist())
         return scores
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `backbone/` in the usual format, adapters folded in, and the head as safetensors beside it."""
+        """Write `backbone/` in the usual format, adapters folded in, the head as safetensors beside it, and `reader/` if there is one."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         without_lora(self.backbone).save_pretrained(folder / "backbone")
+        if self.reader is not None:
+            self.reader.save_pretrained(folder / "reader")
         save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "value_head.safetensors")
         (folder / "value_head.json").write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", **kwargs: Any) -> ValueModel:
-        """Load what `save_pretrained` wrote. `kwargs` go to the backbone's loader.
+        """Load what `save_pretrained` wrote. `kwargs` go to the models' loaders.
 
         Raises:
             FileNotFoundError: the folder holds no value model.
         """
         from safetensors.torch import load_file
-        from transformers import AutoModel
+        from transformers import AutoModel, AutoModelForCausalLM
 
         folder = Path(folder)
         if not (folder / "value_head.json").is_file():
             raise FileNotFoundError(f"{folder} is not a value model: value_head.json is missing (ValueModel.save_pretrained writes it)")
         settings = json.loads((folder / "value_head.json").read_text(encoding="utf-8"))
-        model = cls(AutoModel.from_pretrained(folder / "backbone", **kwargs), **settings).to(device)
+        reader = AutoModelForCausalLM.from_pretrained(folder / "reader", **kwargs) if (folder / "reader").is_dir() else None
+        model = cls(AutoModel.from_pretrained(folder / "backbone", **kwargs), **settings, reader=reader).to(device)
         model.head.load_state_dict(load_file(folder / "value_head.safetensors"))
         return model.eval()
-
-
-def backbone_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states [B, L, H]; positions count from the first real token, so left padding changes nothing."""
-    position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-    return backbone(input_ids=input_ids, attention_mask=attention_mask.long(), position_ids=position_ids, use_cache=False).last_hidden_state
-
-
-def response_states(hidden: Tensor, response_length: int) -> Tensor:
-    """The T positions of [B, P + T, H] whose states predict the response: P - 1 ... P + T - 2. Returns [B, T, H]."""
-    return hidden[:, -response_length - 1 : -1]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vrpo.critic import ValueModel, backbone_states
-from vrpo.generation import generate, pad_prompts
+from vrpo.critic import ValueModel
+from vrpo.generation import generate
 from vrpo.masking import masked_mean, masked_var
 from vrpo.types import Experience
 
@@ -104,12 +104,8 @@ def monte_carlo_check(
     ]
     scores = torch.tensor([math.nan if value is None else value for value in score(responses)])
 
-    values = []
-    for start in range(0, len(states), batch_size):
-        ids, mask = pad_prompts(states[start : start + batch_size], generation["pad_token_id"])
-        ids, mask = ids.to(policy.device), mask.to(policy.device)
-        values.append(critic.head(backbone_states(critic.backbone, ids, mask)[:, -1:]).values[:, 0].cpu())
-    return MonteCarloCheck(torch.cat(values), scores.view(-1, samples).nanmean(1))
+    values = critic.read(rollout, batch_size).gather(1, cuts[:, None])[:, 0]
+    return MonteCarloCheck(values, scores.view(-1, samples).nanmean(1))
 
 
 def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float]:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vrpo.config import GenerationConfig
-from vrpo.critic import ValueModel, backbone_states, response_states
 from vrpo.generation import decode, encode, generate, generation_settings
 from vrpo.seeding import derive_seed
 from vrpo.types import Rollout
@@ -130,16 +128,3 @@ def accuracy(scores: Sequence[Sequence[float | None]]) -> Accuracy:
         return Accuracy(mean, (0.0, 1.0), len(per_problem))
     half = float(stats.t.ppf(0.975, len(per_problem) - 1) * values.std() / len(per_problem) ** 0.5)
     return Accuracy(mean, (max(0.0, mean - half), min(1.0, mean + half)), len(per_problem))
-
-
-@torch.no_grad()
-def read_values(critic: ValueModel, rollout: Rollout, batch_size: int = 256) -> Tensor:
-    """V(s_t) of every response token, float32 [B, T] on the CPU, 0 where masked."""
-    values = torch.zeros(rollout.responses.shape)
-    for start in range(0, len(rollout), batch_size):
-        rows = slice(start, start + batch_size)
-        micro = rollout[rows].trim().to(critic.backbone.device)
-        hidden = backbone_states(critic.backbone, micro.input_ids, micro.attention_mask)
-        width = micro.responses.shape[1]
-        values[rows, :width] = critic.head(response_states(hidden, width)).values.cpu()
-    return values * rollout.response_mask

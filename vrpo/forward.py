@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vrpo.critic import response_states
+from vrpo.states import response_states
 from vrpo.types import Rollout
 
 

@@ -101,6 +101,7 @@ class Experience(Rollout):
         reference_logprobs: float32 [B, T] under the frozen SFT model, or None where nothing asks for it.
         values: float32 [B, T], V(s_t) when the rollout was made, or None without a critic.
         advantages, returns: float32 [B, T]; `returns` are the critic's targets.
+        critic_inputs: float32 [B, T, F], what the value head sees beside the states, or None.
         latent_noise: float32 [B, T, depth, Z], standard normal draws for the critic's latents, or None (the latents' means are used).
         entropy_mask, surprisal_mask: bool [B, T], the tokens that VRPO's semantic losses act on.
     """
@@ -111,6 +112,7 @@ class Experience(Rollout):
     values: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    critic_inputs: Tensor | None = None
     latent_noise: Tensor | None = None
     entropy_mask: Tensor | None = None
     surprisal_mask: Tensor | None = None

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.config import Precision, TrainConfig, UserError
-from vrpo.critic import ValueModel, backbone_states, response_states
+from vrpo.critic import ValueModel
 from vrpo.objective import policy_terms
 from vrpo.processes import Processes
 from vrpo.seeding import generator
+from vrpo.states import backbone_states, response_states
 from vrpo.types import Experience
 
 COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from vrpo.critic import ValueHead, ValueModel, response_states
+from vrpo.critic import ValueHead, ValueModel
+from vrpo.states import response_states
+from vrpo.types import Rollout
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -70,3 +72,44 @@ def test_a_loaded_value_model_scores_texts(policy, tokenizer, problems, tmp_path
         assert len(values) == len(ids)
         prefix = torch.tensor([ids[:3]])  # a prefix is worth the same, whatever follows it
         assert values[2] == pytest.approx(critic(prefix, torch.ones_like(prefix)).values[0, -1].item(), abs=1e-5)
+
+
+def test_surprisal_inputs_by_hand(policy) -> None:
+    """Against one sequence alone, token by token, with padding on both sides in the batch."""
+    from vrpo.surprisal import surprisal_inputs
+
+    prompt, response = [5, 6, 7], [8, 9, 3, 4]
+    ids = torch.tensor([[0, 0, *prompt, *response, 0]])
+    attended = torch.tensor([[False] * 2 + [True] * 7 + [False]])
+    counted = torch.tensor([[False] * 5 + [True] * 4 + [False]])
+    found = surprisal_inputs(policy, ids, attended, counted)[0, 4:9]  # from the last prompt token to the last response token
+    logprobs = torch.log_softmax(policy(torch.tensor([prompt + response])).logits[0].double(), -1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)[2:]
+    surprisal = -logprobs[range(2, 6), response]
+    for step in range(5):
+        total, own_entropy = surprisal[:step].sum(), entropy[:step].sum()
+        largest = surprisal[:step].max() if step else torch.tensor(0.0)
+        expected = [total.log1p(), largest.log1p(), (total - own_entropy).asinh(), entropy[step]]
+        assert found[step].tolist() == pytest.approx([value.item() for value in expected], abs=1e-5)
+
+
+def test_a_value_model_with_surprisal_inputs_is_saved_whole(policy, tokenizer, problems, tmp_path) -> None:
+    critic = ValueModel.from_policy(policy, shared=False, depth=1, latent_size=4, seed=3, surprisal_inputs=True).eval()
+    torch.nn.init.normal_(critic.head.decoder[-1].weight)
+    with torch.no_grad():
+        next(policy.parameters()).add_(1.0)  # the reader is the policy as it was
+    critic.save_pretrained(tmp_path)
+    loaded = ValueModel.from_pretrained(tmp_path)
+    text, prompt = problems[0]["prompt"] + "+12-3", len(problems[0]["prompt"])
+    scores = [model.score(tokenizer, [text], [prompt])[0] for model in (critic, loaded)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    rollout = Rollout(
+        torch.tensor([ids[:prompt]]),
+        torch.ones(1, prompt, dtype=torch.bool),
+        torch.tensor([ids[prompt:]]),
+        torch.ones(1, len(ids) - prompt, dtype=torch.bool),
+        torch.zeros(1, len(ids) - prompt),
+    )
+    assert loaded.read(rollout)[0].tolist() == pytest.approx(scores[0][prompt - 1 : -1], abs=1e-5)
+    assert critic.score(tokenizer, [text])[0] != pytest.approx(scores[0], abs=1e-3)  # prompt tokens counted as the response's

@@ -64,6 +64,25 @@ def test_each_of_vrpos_parts_changes_the_critic(tokenizer, problems, change) -> 
     assert plain[1]["critic/grad_norm"] != changed[1]["critic/grad_norm"]
 
 
+@pytest.mark.parametrize("method", ["ppo", "vrpo"])
+def test_surprisal_inputs_reach_the_values_and_resume(tokenizer, problems, tmp_path, method: str) -> None:
+    changes, path = {"micro_batch_size": 7, "critic": {"surprisal_inputs": True}}, tmp_path / "state.safetensors"
+    run = trainer(tokenizer, problems, method, changes=changes)
+    log = run.run()
+    experience, _ = run.collect(problems[:16], [0] * 16, iteration=3)
+    blind = run.critic.head(run.updater.critic_states(experience), inputs=torch.zeros_like(experience.critic_inputs)).values
+    difference = (blind - experience.values)[experience.response_mask].abs()
+    assert difference.max() > 1e-3 and experience.critic_inputs[~experience.response_mask].abs().max() == 0
+
+    def stop(row) -> None:
+        if row["iteration"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tokenizer, problems, method, changes=changes, checkpoint=path, on_log=stop).run()
+    assert timeless(trainer(tokenizer, problems, method, changes=changes, checkpoint=path).run()) == timeless(log)
+
+
 def test_semantic_head_stays_frozen_or_learns(tokenizer, problems) -> None:
     for kind, moves in (("frozen", False), ("learned", True)):
         run = trainer(tokenizer, problems, "vrpo", changes={"critic": {"semantic_head": kind}})

@@ -40,7 +40,9 @@ class PPO:
 
     def build_critic(self, policy: nn.Module, seed: int) -> ValueModel:
         """A value head without bottleneck on the policy's backbone or a copy of it."""
-        return ValueModel.from_policy(policy, shared=self.config.critic.backbone == "shared", depth=0, latent_size=1, seed=seed)
+        config = self.config.critic
+        options = {"shared": config.backbone == "shared", "surprisal_inputs": config.surprisal_inputs}
+        return ValueModel.from_policy(policy, depth=0, latent_size=1, seed=seed, **options)
 
     def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """Advantages and value targets, both [B, T].
@@ -60,12 +62,13 @@ class PPO:
         return mask.sum()
 
     def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
-        """Per-token readings of the critic, [B, T] each, from its states `hidden` [B, T, H]. PPO: the values."""
-        return {"values": self.critic.head(hidden).values}
+        """Per-token readings of the critic, [B, T] each, from its states `hidden` [B, T, H]. PPO: the values, and the head's inputs."""
+        inputs = self.critic.inputs(batch)
+        return {"values": self.critic.head(hidden, inputs=inputs).values} | ({} if inputs is None else {"critic_inputs": inputs})
 
     def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:
         """Add the readings of a whole rollout batch to it."""
-        return replace(experience, values=readings["values"])
+        return replace(experience, values=readings["values"], critic_inputs=readings.get("critic_inputs"))
 
     def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Weighted terms of the value loss, whose sum is minimised, and further metrics. PPO: L_mse = mean_t (V_t - R_t)^2.
@@ -75,7 +78,7 @@ class PPO:
             hidden: float [B, T, H], the critic's states, with gradient.
             counts: True positions of each mask in the whole optimiser batch, by mask name.
         """
-        return {"mse": self._mse(batch, self.critic.head(hidden).values, counts)}, {}
+        return {"mse": self._mse(batch, self.critic.head(hidden, inputs=batch.critic_inputs).values, counts)}, {}
 
     def _mse(self, batch: Experience, values: Tensor, counts: dict[str, Tensor]) -> Tensor:
         errors = value_loss(values, batch.returns, batch.values, self.config.critic.clip_range)

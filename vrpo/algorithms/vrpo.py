@@ -37,6 +37,7 @@ class VRPO(PPO):
             depth=critic_config.depth,
             latent_size=critic_config.latent_size,
             seed=seed,
+            surprisal_inputs=critic_config.surprisal_inputs,
         )
         frozen = critic_config.semantic_head == "frozen"
         critic.lm_head = nn.Parameter(policy.get_output_embeddings().weight.detach().clone(), requires_grad=not frozen)
@@ -50,8 +51,9 @@ class VRPO(PPO):
 
     def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
         """Values (from the latent's mean), latent KL [B, T, Z], and entropy and surprisal under the LM head."""
-        output = self.critic.head(hidden)
-        readings = {"values": output.values}
+        inputs = self.critic.inputs(batch)
+        output = self.critic.head(hidden, inputs=inputs)
+        readings = {"values": output.values} | ({} if inputs is None else {"critic_inputs": inputs})
         if output.kl_per_dimension is not None:
             readings["latent_kl"] = output.kl_per_dimension
         if self._semantic:
@@ -75,7 +77,7 @@ class VRPO(PPO):
     def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
         """L_value = L_mse + beta * L_kl + L_semantic, L_semantic = 0.5 * L_ent + 0.5 * L_ppl, with the weights of the run."""
         config = self.config.critic
-        output = self.critic.head(hidden, batch.latent_noise)
+        output = self.critic.head(hidden, batch.latent_noise, batch.critic_inputs)
         terms, metrics = {"mse": self._mse(batch, output.values, counts)}, {}
         if config.depth and config.beta:
             terms["kl"] = config.beta * masked_mean(output.kl, batch.response_mask, counts["response_mask"])
