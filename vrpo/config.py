@@ -261,7 +261,8 @@ def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
             if issue["type"] == "extra_forbidden":
                 lines.append(f"{origin}: {where}: unknown key; remove it or fix its spelling{_did_you_mean(issue['loc'])}")
             else:
-                lines.append(f"{origin}: {where or 'params'} = {issue['input']!r}: {issue['msg']}")
+                value = "" if isinstance(issue["input"], dict) else f" = {issue['input']!r}"  # a whole section says nothing
+                lines.append(f"{origin}: {where or 'params'}{value}: {issue['msg']}")
         raise UserError("\n".join(lines)) from None
 
 
