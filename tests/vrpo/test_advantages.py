@@ -112,3 +112,16 @@ def test_unscored_rows_enter_no_group_statistic() -> None:
 def test_impossible_groups_are_refused(rows: int, group: int) -> None:
     with pytest.raises(ValueError, match="group_size"):
         group_relative_advantages(torch.zeros(rows), group)
+
+
+def test_reinforce_subtracts_the_batch_mean_over_tokens() -> None:
+    from vrpo.algorithms.reinforce import Reinforce
+    from vrpo.config import TrainConfig
+    from vrpo.types import Experience
+
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    tokens = torch.ones(2, 3, dtype=torch.long)
+    experience = Experience(tokens, tokens.bool(), tokens, mask, torch.zeros(2, 3))
+    rewards = torch.tensor([[0.0, 0.0, 1.0], [0.0, 999.0, float("nan")]])
+    advantages, targets = Reinforce(TrainConfig(), torch.nn.Linear(1, 1), 0).estimate(experience, rewards)
+    assert advantages.tolist() == [[0.25, 0.25, 0.25], [-0.75, 0.0, 0.0]] and targets is None  # three tokens of four return 1

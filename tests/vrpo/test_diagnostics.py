@@ -7,7 +7,7 @@ import torch
 
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import correlation, explained_variance, health_warnings, monte_carlo_check
-from vrpo.generation import encode
+from vrpo.generation import encode, generate
 
 
 def test_explained_variance() -> None:
@@ -42,6 +42,27 @@ def test_monte_carlo_check_scores_prefix_and_continuation_together(policy, token
     assert torch.equal(check.monte_carlo, longer) and longer.sum() > 0  # longer than one continuation can be: the prefix is there
     for i in range(0, 60, 5):  # samples of one state share its prefix
         assert len({tuple(r[:1]) for r in seen[i : i + 5] if len(r) > 6}) <= 1
+
+
+def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tokenizer, problems, monkeypatch) -> None:
+    prompts = encode(tokenizer, [row["prompt"] for row in problems[:12]])
+    settings = {"max_new_tokens": 6, "temperature": 1.0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    asked = []
+
+    def recorded(model, rows, **options):
+        asked.append(rows)
+        return generate(model, rows, **options)
+
+    class Counter:
+        """A critic whose value is the number of response tokens so far."""
+
+        def read(self, rollout, batch_size):
+            return torch.arange(rollout.responses.shape[1]).float().expand(len(rollout), -1)
+
+    monkeypatch.setattr("vrpo.diagnostics.generate", recorded)
+    check = monte_carlo_check(policy, Counter(), prompts, lambda responses: [1.0] * len(responses), samples=2, seed=0, **settings)
+    kept = [len(state) - len(prompt) for state, prompt in zip(asked[1][::2], prompts, strict=True)]
+    assert check.values.tolist() == kept and len(set(kept)) > 2
 
 
 def rows(**series) -> list[dict[str, float]]:
