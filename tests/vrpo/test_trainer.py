@@ -248,6 +248,18 @@ def test_kl_in_the_reward_is_a_penalty_on_every_token(tokenizer, problems) -> No
         assert torch.allclose(experience.rewards, at_last_token(scores, mask) - penalty * mask, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_advantages_are_whitened_where_the_method_says_so(tokenizer, problems, method: str) -> None:
+    run = trainer(tokenizer, problems, method)
+    group = run.algorithm.group_size
+    experience, _ = run.collect([row for row in problems[: 32 // group] for _ in range(group)], [0] * 32, iteration=1)
+    advantages = experience.advantages[experience.response_mask]
+    whitened = method in ("ppo", "vrpo", "reinforce_pp")
+    assert (abs(advantages.var(correction=0).item() - 1) < 1e-3) == whitened
+    assert (abs(advantages.mean().item()) < 1e-5) == (whitened or method == "reinforce")
+    assert (experience.advantages[~experience.response_mask] == 0).all()
+
+
 def test_score_lands_on_the_last_response_token() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
     assert at_last_token(torch.tensor([2.0, 3.0, 9.0]), mask).tolist() == [[0, 2, 0], [0, 0, 3], [0, 0, 0]]
