@@ -125,7 +125,9 @@ def _rewards(figure: Figure, runs: list[Run], summary: dict[str, Any]) -> bool:
         axes.set_title(method.upper(), color=color)
         axes.set_xlim(0, _end(runs))
     panels[0].set_ylabel("mean reward of the rollouts (0..1)")
-    panels[0].legend(loc="lower right", fontsize=8.5)
+    figure.legend(
+        *panels[-1].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8.5
+    )  # beside the lines, never over them
     figure.supxlabel(ROLLOUTS, fontsize=9.5, color="#333333")
     return True
 

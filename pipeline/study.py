@@ -25,10 +25,13 @@ from typing import Any
 
 import yaml
 
-from pipeline.stage import TELEMETRY_OFF, read_jsonl
+from pipeline.runs import read_json
+from pipeline.stage import TELEMETRY_OFF, read_jsonl, write_json
 from vrpo.config import Params, UserError, load_params, overlay, resolve_params
 
 REPORTS, WORK = Path("data/reports/study"), Path("data/study")
+METRICS = "metrics.json"  # in a shared stage's folder
+UNDECIDED = {"profile", "methods", "seeds", "report"}  # parameters that do not touch a cell's result
 INPUTS = {  # of each stage: its sections of the parameters and the stages it reads
     "prepare": (("task", "prepare"), ()),
     "base": (("task", "runtime", "prepare", "base"), ("prepare",)),
@@ -62,7 +65,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Names the result after everything that decides it."""
-        return _digest([self.kind, self.method, self.seed, self.params.model_dump(exclude={"profile", "methods", "seeds", "report"})])
+        return _key(self.kind, self.method, self.seed, self.params)
 
 
 def load_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
@@ -100,8 +103,19 @@ def _expand(study: dict[str, Any], name: str, table: dict[str, Any], origin: str
         yield Cell(name, chosen, method, seed, params, table.get("kind", "run"))
 
 
+def _key(kind: str, method: str, seed: int, params: Params) -> str:
+    return _digest([kind, method, seed, params.model_dump(exclude=UNDECIDED)])
+
+
 def _digest(value: Any) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a study's finished cells by key. Parameters that did not exist when a cell ran count with their defaults."""
+    file = REPORTS / f"{path.stem}.jsonl"
+    lines = read_jsonl(file) if file.exists() else []
+    return {_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"])): line for line in lines}
 
 
 def folder_of(stage: str, params: Params) -> Path:
@@ -117,7 +131,8 @@ def run_stage(stage: str, params: Params, root: str) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _link([Path(root) / folder_of(other, params) for other in INPUTS[stage][1]], partial)
-    _within(partial, lambda record: import_module(f"pipeline.{stage}").run(params, record=record))
+    metrics = _within(partial, lambda record: import_module(f"pipeline.{stage}").run(params, record=record))
+    write_json(partial / METRICS, metrics)
     partial.replace(folder)
 
 
@@ -128,14 +143,16 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     start, folder = time.perf_counter(), Path(root) / WORK / f"cell-{cell.key}"
     _link([Path(root) / folder_of(stage, cell.params) for stage in CELL], folder)
     arguments = (cell.params, cell.method, cell.seed)
-    line: dict[str, Any] = {"key": cell.key, "kind": cell.kind, "method": cell.method, "seed": cell.seed}
+    made = {stage: read_json(Path(root) / folder_of(stage, cell.params) / METRICS) for stage in ("label", "sft", "reward")}
+    line: dict[str, Any] = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "stages": made}
+    line["params"] = cell.params.model_dump(exclude=UNDECIDED)
     if cell.kind == "critic":
         line |= _within(folder, lambda record: critic.run(*arguments, record=record))
     else:
         _within(folder, lambda record: train.run(*arguments, record=record))
         _within(folder, lambda record: evaluate.run(*arguments, record=record))
         data, name = folder / "data", f"{cell.method}-{cell.seed}"
-        evaluation = json.loads((data / "evaluations" / f"{name}.json").read_text(encoding="utf-8"))
+        evaluation = read_json(data / "evaluations" / f"{name}.json")
         line |= {key: value for key, value in evaluation.items() if key not in ("method", "seed", "domain")}
         line["log"] = _columns(read_jsonl(data / "runs" / name / "log.jsonl"))
     shutil.rmtree(folder)
@@ -187,8 +204,7 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str]) -> int:
     from tqdm import tqdm
 
     _, cells = load_study(path)
-    results = REPORTS / f"{path.stem}.jsonl"
-    done = {row["key"] for row in read_jsonl(results)} if results.exists() else set()
+    done = finished(path)
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
     REPORTS.mkdir(parents=True, exist_ok=True)
@@ -216,7 +232,7 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str]) -> int:
                     failed += 1
                     tqdm.write(f"failed: {error}", file=sys.stderr)
                 elif made is None:
-                    with results.open("a", encoding="utf-8") as file:
+                    with (REPORTS / f"{path.stem}.jsonl").open("a", encoding="utf-8") as file:
                         file.write(json.dumps(future.result()) + "\n")
                     bar.update()
     return failed

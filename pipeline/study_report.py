@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.figures import RC, style
 from pipeline.intervals import headroom_share, paired, summary
 from pipeline.runs import area, is_number
-from pipeline.stage import read_jsonl, write_atomically, write_json
-from pipeline.study import REPORTS, Cell, load_study
+from pipeline.stage import write_atomically, write_json
+from pipeline.study import REPORTS, Cell, finished, load_study
 
 COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
 
@@ -65,9 +65,7 @@ def measures(line: dict[str, Any]) -> dict[str, float]:
 def write(path: Path) -> None:
     """Write everything for the study at `path`; cells that are not there yet are counted."""
     study, cells = load_study(path)
-    file = REPORTS / f"{path.stem}.jsonl"
-    lines = {line["key"]: line for line in read_jsonl(file)} if file.exists() else {}
-    tables = {}
+    lines, tables = finished(path), {}
     for name, table in study["tables"].items():
         own = [cell for cell in cells if cell.table == name]
         tables[name] = _table(table, own, {cell.key: measures(lines[cell.key]) for cell in own if cell.key in lines})

@@ -55,6 +55,20 @@ def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
     assert study.folder_of("label", clean.params) != study.folder_of("label", flip.params)
 
 
+def test_results_outlive_parameters_that_came_later(home) -> None:
+    _, cells = study.load_study(Path("small.yaml"))
+    cell, file = cells[0], home / "data/reports/study/small.jsonl"
+    params = cell.params.model_dump(exclude=study.UNDECIDED)
+    line = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params}
+    file.parent.mkdir(parents=True)
+    del params["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
+    file.write_text(json.dumps(line) + "\n")
+    assert study.finished(Path("small.yaml")).keys() == {cell.key}
+    params["train"]["critic"]["surprisal_inputs"] = True
+    file.write_text(json.dumps(line) + "\n")
+    assert cell.key not in study.finished(Path("small.yaml"))
+
+
 def test_mistakes_in_a_study_name_the_cell(home) -> None:
     for change, message in (
         ({"axes": {"method": {"odd": {"train": {"iterationz": 3}}}}}, r"tables.methods: method odd: train.iterationz: unknown key"),

@@ -1,4 +1,4 @@
-"""A run for `accelerate launch`: prints its log as JSON from the main process. Arguments: method, checkpoint folder, where to stop."""
+"""A run for `accelerate launch`: the main process prints the number of processes and its log as JSON. Arguments: method, checkpoint folder, where to stop."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def main(method: str, folder: str, last: int) -> None:
     log = run.run()
     run.save_pretrained(folder)
     if run.processes.is_main:
-        print("LOG", json.dumps(timeless(log)))
+        print("LOG", run.processes.count, json.dumps(timeless(log)))
 
 
 if __name__ == "__main__":

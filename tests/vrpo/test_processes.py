@@ -9,18 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_cpu_threads_per_process", "1"]
+# Where there is no GPU, --multi_gpu starts CPU processes; with --cpu there would be one, whatever --num_processes says.
+LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
 
 
 def run(method: str, folder: Path, last: int, launcher: list[str]) -> list[dict[str, float]]:
     script = str(Path(__file__).with_name("distributed_run.py"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launcher, script, method, str(folder), str(last)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("LOG ")]
-    return json.loads(line[4:])
+    _, processes, log = line.split(" ", 2)
+    assert int(processes) == (2 if launcher else 1)
+    return json.loads(log)
 
 
 @pytest.mark.parametrize("method", ["vrpo", "grpo"])
