@@ -260,6 +260,15 @@ def test_advantages_are_whitened_where_the_method_says_so(tokenizer, problems, m
     assert (experience.advantages[~experience.response_mask] == 0).all()
 
 
+def test_latents_are_drawn_anew_for_every_pass_and_run(tokenizer, problems) -> None:
+    run = trainer(tokenizer, problems, "vrpo")
+    experience, _ = run.collect(problems[:8], [0] * 8, iteration=1)
+    draws = [run.updater.latent_noise(experience, iteration, epoch) for iteration, epoch in ((1, 0), (1, 1), (2, 0))]
+    draws.append(trainer(tokenizer, problems, "vrpo", seed=1).updater.latent_noise(experience, 1, 0))
+    assert len({float(draw[0, 0, 0, 0]) for draw in draws}) == 4
+    assert torch.equal(run.updater.latent_noise(experience, 1, 0), draws[0])
+
+
 def test_score_lands_on_the_last_response_token() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
     assert at_last_token(torch.tensor([2.0, 3.0, 9.0]), mask).tolist() == [[0, 2, 0], [0, 0, 3], [0, 0, 0]]
