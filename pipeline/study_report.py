@@ -162,6 +162,11 @@ def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator
         yield f"\n![{name}]({path.stem}_{name}.png)"
 
 
+def _method(value: str) -> str:
+    """The first word of a value's name: variants of a method share its colour."""
+    return value.replace(",", " ").split()[0]
+
+
 def _draw(study: str, tables: dict[str, Any]) -> None:
     """One figure a table: its first metric with intervals, a panel for each combination of the axes but the last."""
     import matplotlib
@@ -181,7 +186,7 @@ def _draw(study: str, tables: dict[str, Any]) -> None:
                 for row in rows:
                     if tuple(row["axes"][:-1]) == panel:
                         found, place = row["metrics"][metric], len(values) - values.index(row["axes"][-1])
-                        color, marker = style(row["axes"][-1].split()[0], [value.split()[0] for value in values])
+                        color, marker = style(_method(row["axes"][-1]), list(map(_method, values)))
                         axes.plot(scale * found["mean"], place, marker, color=color, markersize=5)
                         if found["ci95"]:
                             axes.plot([scale * bound for bound in found["ci95"]], [place, place], color=color, linewidth=1.8)
