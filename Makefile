@@ -6,6 +6,8 @@ SHELL := bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 PORT ?= 5000
+STUDY ?= pipeline/studies/noise.yaml
+MINUTES ?= 120
 VENV := .venv
 READY := $(VENV)/.ready
 
@@ -19,7 +21,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro test bench ui flow smollm2 clean
+.PHONY: help env repro test bench study ui flow smollm2 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -53,6 +55,9 @@ test: env ## run the tests
 
 bench: env ## speed and memory against Hugging Face and TRL, on an idle machine; writes data/reports/bench.json
 	python -m tests.benchmarks
+
+study: env ## go on with a study for MINUTES=120, STUDY=pipeline/studies/noise.yaml, JOBS=2 cells at a time
+	python -m pipeline.study $(STUDY) --jobs $(JOBS) --minutes $(MINUTES)
 
 ui: env ## show runs and models in MLflow on the loopback interface, PORT=5000
 	python -m pipeline.tracking init
