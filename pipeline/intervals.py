@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 RESAMPLES = 9999
 
 
-def bootstrap(values: Sequence[float], statistic: Callable[..., Any] = np.mean, confidence: float = 0.95) -> list[float] | None:
-    """Bias-corrected accelerated bootstrap interval (Efron 1987) of a statistic of independent values; None for fewer than three."""
+def bootstrap(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
+    """Bias-corrected accelerated bootstrap interval (Efron 1987) of the mean of independent values; None for fewer than three."""
     from scipy import stats
 
     if len(values) < 3:
@@ -23,25 +23,25 @@ def bootstrap(values: Sequence[float], statistic: Callable[..., Any] = np.mean, 
         warnings.simplefilter("ignore")  # degenerate resamples of few values: the percentile interval is taken then
         for method in ("BCa", "percentile"):
             found = stats.bootstrap(
-                (np.asarray(values),), statistic, confidence_level=confidence, n_resamples=RESAMPLES, method=method, rng=0
+                (np.asarray(values),), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method=method, rng=0
             ).confidence_interval
             if np.isfinite(found).all():
                 break
     return [float(found.low), float(found.high)]
 
 
-def interquartile_mean(values: Sequence[float], axis: int = -1) -> Any:
+def interquartile_mean(values: Sequence[float]) -> float:
     """Mean of the middle half (Agarwal et al. 2021): robust as the median, less wasteful."""
     from scipy import stats
 
-    return stats.trim_mean(values, 0.25, axis=axis)
+    return float(stats.trim_mean(values, 0.25))
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, interquartile mean, bootstrap interval of the mean, number of values."""
     return {
         "mean": float(np.mean(values)),
-        "iqm": float(interquartile_mean(values)),
+        "iqm": interquartile_mean(values),
         "ci95": bootstrap(values),
         "n": len(values),
     }

@@ -11,7 +11,19 @@ import tempfile
 import time
 from typing import Any
 
-from tests.benchmarks.setup import LENGTH, ROLLOUTS, alternate, gaps, our_trainer, problems, ratio_claim, spread, tiny_model, verify
+from tests.benchmarks.setup import (
+    LENGTH,
+    ROLLOUTS,
+    TRL_SETTINGS,
+    alternate,
+    gaps,
+    our_trainer,
+    problems,
+    ratio_claim,
+    spread,
+    tiny_model,
+    verify,
+)
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -55,13 +67,7 @@ def run(quick: bool) -> dict[str, Any]:
                 temperature=1.0,
                 beta=0.0,
                 loss_type="dapo",
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-                report_to=[],
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
+                **TRL_SETTINGS,
             )
             trainer = GRPOTrainer(
                 copy.deepcopy(model), reward, config, Dataset.from_list(rows), processing_class=tokenizer, callbacks=[stamps]

@@ -11,6 +11,10 @@ from typing import Any
 
 LENGTH = 34  # longest response, in tokens; the default profile's
 ROLLOUTS = 192  # an iteration
+TRL_SETTINGS = {  # of both TRL trainers: on the CPU in float32, nothing saved, logged or shown
+    **{"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True},
+    **{"report_to": [], "save_strategy": "no", "logging_strategy": "no"},
+}
 
 
 def tiny_model(steps: int = 120) -> tuple[Any, Any]:

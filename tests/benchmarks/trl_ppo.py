@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.setup import LENGTH, ROLLOUTS
+from tests.benchmarks.setup import LENGTH, ROLLOUTS, TRL_SETTINGS
 
 
 def main(folder: Path, iterations: int) -> None:
@@ -44,13 +44,7 @@ def main(folder: Path, iterations: int) -> None:
             temperature=1.0,
             learning_rate=5e-4,
             num_sample_generations=0,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
+            **TRL_SETTINGS,
         )
         trainer = PPOTrainer(config, tokenizer, policy, reference, reward, dataset, value, callbacks=[Stamps()])
         trainer.train()
