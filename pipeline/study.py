@@ -53,6 +53,7 @@ class Cell:
         method, seed: as in params.yaml.
         params: everything else.
         kind: "run", trained and evaluated; "critic", only the value warm-up and its Monte-Carlo check.
+        cold_start: accuracy that the cold start must have; a seed whose base model learned less says nothing about RL and is left out.
     """
 
     table: str
@@ -61,6 +62,7 @@ class Cell:
     seed: int
     params: Params
     kind: str
+    cold_start: float
 
     @property
     def key(self) -> str:
@@ -100,7 +102,7 @@ def _expand(study: dict[str, Any], name: str, table: dict[str, Any], origin: str
             raw = overlay(raw, {section: {"seed": seed}})
         where = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
         params = resolve_params(raw | {"methods": [method], "seeds": [seed]}, f"{origin}: tables.{name}: {where}")
-        yield Cell(name, chosen, method, seed, params, table.get("kind", "run"))
+        yield Cell(name, chosen, method, seed, params, table.get("kind", "run"), study.get("cold_start", 0.0))
 
 
 def _key(kind: str, method: str, seed: int, params: Params) -> str:
@@ -141,11 +143,13 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     from pipeline import critic, evaluate, train
 
     start, folder = time.perf_counter(), Path(root) / WORK / f"cell-{cell.key}"
-    _link([Path(root) / folder_of(stage, cell.params) for stage in CELL], folder)
     arguments = (cell.params, cell.method, cell.seed)
     made = {stage: read_json(Path(root) / folder_of(stage, cell.params) / METRICS) for stage in ("label", "sft", "reward")}
     line: dict[str, Any] = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "stages": made}
     line["params"] = cell.params.model_dump(exclude=UNDECIDED)
+    if made["sft"]["accuracy"] < cell.cold_start:
+        return line | {"accuracy_init": made["sft"]["accuracy"]}
+    _link([Path(root) / folder_of(stage, cell.params) for stage in CELL], folder)
     if cell.kind == "critic":
         line |= _within(folder, lambda record: critic.run(*arguments, record=record))
     else:

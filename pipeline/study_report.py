@@ -30,20 +30,21 @@ METRICS: dict[str, tuple[str, int, float]] = {
     "corr_mc_start": ("corr. with Monte-Carlo, start", 2, 1),
     "corr_mc_end": ("corr. with Monte-Carlo, end", 2, 1),
     "mse_mc": ("squared error against Monte-Carlo", 3, 1),
+    "slope_mc": ("slope against Monte-Carlo", 3, 1),
     "active_units": ("active latent units", 1, 1),
     "seconds": ("seconds of training", 0, 1),
     "rollouts": ("rollouts", 0, 1),
 }
 RUN = ("accuracy", "best", "area", "collapsed", "length_inflation", "proxy_gap", "corr_mc_start", "corr_mc_end", "ev_clean", "seconds")
-CRITIC = ("corr_mc_start", "mse_mc", "ev_observed", "seconds")
+CRITIC = ("corr_mc_start", "slope_mc", "mse_mc", "seconds")
 
 
 def measures(line: dict[str, Any]) -> dict[str, float]:
     """The metrics of one cell that it has, by name (see `METRICS`)."""
     if line["kind"] == "critic":
-        names = {"corr_mc_start": "critic/corr_mc", "mse_mc": "critic/mse_mc", "ev_observed": "critic/ev_observed"}
-        found = {name: line.get(key) for name, key in names.items()}
-        found |= {"active_units": line.get("critic/active_units"), "seconds": line["seconds"].get("update"), "rollouts": line["rollouts"]}
+        names = {"corr_mc_start": "corr_mc", "mse_mc": "mse_mc", "slope_mc": "slope_mc"}
+        found = {name: line.get(f"critic/{key}") for name, key in names.items()}
+        found |= {"seconds": line["seconds"].get("update"), "rollouts": line["rollouts"]}
         return {name: value for name, value in found.items() if is_number(value)}
     log, critic = line["log"], line["critic"] or {}
     held_out = [value for value in log["validation/accuracy"] if value is not None]
@@ -62,13 +63,22 @@ def measures(line: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if is_number(value)}
 
 
+def _cold_start(line: dict[str, Any]) -> float:
+    """Accuracy of the cold start that a cell began from; lines of an early format do not say."""
+    return line.get("accuracy_init", line.get("stages", {}).get("sft", {}).get("accuracy", 1.0))
+
+
 def write(path: Path) -> None:
     """Write everything for the study at `path`; cells that are not there yet are counted."""
     study, cells = load_study(path)
     lines, tables = finished(path), {}
     for name, table in study["tables"].items():
         own = [cell for cell in cells if cell.table == name]
-        tables[name] = _table(table, own, {cell.key: measures(lines[cell.key]) for cell in own if cell.key in lines})
+        known = {cell.key: lines[cell.key] for cell in own if cell.key in lines}
+        cold = {cell.seed: start for cell in own if cell.key in known and (start := _cold_start(known[cell.key])) < cell.cold_start}
+        own = [cell for cell in own if cell.seed not in cold]
+        found = {cell.key: measures(known[cell.key]) for cell in own if cell.key in known}
+        tables[name] = _table(table, own, found) | {"left_out": cold}
     write_json(REPORTS / f"{path.stem}.json", {"study": path.stem, "tables": tables})
     _draw(path.stem, tables)
     write_atomically(REPORTS / f"{path.stem}.md", "\n".join(_page(path, study, tables)) + "\n")
@@ -93,7 +103,7 @@ def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, dict[str, 
         "comparisons": list(_comparisons(table, groups, names[0])),
         "cells": len(cells),
         "finished": sum(cell.key in found for cell in cells),
-        "seeds": len(table["seeds"]),
+        "seeds": len({cell.seed for cell in cells}),
     }
 
 
@@ -135,6 +145,9 @@ def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator
         shown = [metric for metric in table["metrics"] if any(metric in row["metrics"] for row in table["rows"])]
         yield f"\n## {table['title'] or name}\n"
         yield f"{table['finished']} of {table['cells']} cells are finished; {table['seeds']} seeds.\n"
+        if table["left_out"]:
+            seeds = ", ".join(f"{seed} ({100 * start:.0f} %)" for seed, start in sorted(table["left_out"].items()))
+            yield f"Left out, whatever came of them, because their cold start is below {100 * study['cold_start']:.0f} %: seed {seeds}.\n"
         if not table["finished"]:
             continue
         yield "| " + " | ".join([*table["axes"], "n", *(METRICS[metric][0] for metric in shown), f"IQM of {shown[0]}"]) + " |"

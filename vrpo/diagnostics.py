@@ -16,6 +16,7 @@ from vrpo.masking import masked_mean, masked_var
 from vrpo.types import Experience
 
 DEAD_EXPLAINED_VARIANCE = 0.02  # "near or below zero"
+HACKING = 0.05  # the clean reward has fallen by so much while the observed one rose
 ACTIVE_UNIT_NATS = 0.01  # a latent dimension with less KL than this carries nothing
 
 
@@ -70,6 +71,17 @@ class MonteCarloCheck:
     def mean_squared_error(self) -> float:
         return float((self.values - self.monte_carlo).square().mean())
 
+    @property
+    def slope(self) -> float:
+        """How much a value moves when the truth moves by one: Cov(V, V_mc) / Var(V_mc), the scale of what reaches the advantages.
+
+        1 for exact values; under flips the best possible is their J = 1 - fpr - fnr. Chance in the Monte-Carlo values lowers it. NaN where
+        they do not vary.
+        """
+        truth = self.monte_carlo.double() - self.monte_carlo.double().mean()
+        variance = truth.square().mean()
+        return float((truth * self.values.double()).mean() / variance) if variance > 0 else math.nan
+
 
 @torch.no_grad()
 def monte_carlo_check(
@@ -116,7 +128,7 @@ def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float
     return {"critic/active_units": float((per_dimension > ACTIVE_UNIT_NATS).sum()), "critic/latent_kl": float(per_dimension.sum())}
 
 
-HEALTH_CHECKS = ("dead critic", "length inflation", "accuracy collapse", "latent KL dominates", "latent collapse")
+HEALTH_CHECKS = ("dead critic", "length inflation", "reward hacking", "accuracy collapse", "latent KL dominates", "latent collapse")
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,16 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> l
             "length inflation",
             f"responses are {row['length/inflation']:.2f} times as long as at the start: look for reward hacking; add train.kl_coefficient",
         )
+    both = [r for r in history if {"reward/observed", "reward/clean"} <= r.keys()]
+    if len(both) >= 2 * patience:
+        observed, clean = (_moving_means([r[name] for r in both], patience) for name in ("reward/observed", "reward/clean"))
+        best = max(range(len(clean)), key=clean.__getitem__)
+        if clean[best] - clean[-1] > HACKING and observed[-1] > observed[best]:
+            warn(
+                "reward hacking",
+                f"the observed reward rose from {observed[best]:.3f} to {observed[-1]:.3f} while the clean one fell from its best, "
+                f"{clean[best]:.3f}, to {clean[-1]:.3f}: train for fewer iterations, add train.kl_coefficient, or mend the reward",
+            )
     accuracies = [r["validation/accuracy"] for r in history if "validation/accuracy" in r]
     if len(accuracies) > 1 and "validation/accuracy" in row and max(accuracies) - accuracies[-1] > 0.15:
         warn(
@@ -164,6 +186,11 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> l
     if row.get("critic/active_units", 1.0) == 0:
         warn("latent collapse", "no latent unit carries information, the values are a constant: lower critic.beta")
     return found
+
+
+def _moving_means(values: Sequence[float], width: int) -> list[float]:
+    """Means of every `width` neighbours."""
+    return [sum(values[i : i + width]) / width for i in range(len(values) - width + 1)]
 
 
 def health_metrics(warnings: Sequence[HealthWarning]) -> dict[str, float]:

@@ -316,7 +316,7 @@ class Trainer:
                 seed=derive_seed(self.seed, step, "monte carlo"),
                 **generation_settings(self.policy, self.tokenizer, self.generation),
             )
-        return metrics | {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error}
+        return metrics | {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error, "critic/slope_mc": check.slope}
 
     def save(self) -> None:
         """Write the checkpoint."""

@@ -1,12 +1,14 @@
 """Studies: cells are expanded, shared, resumed and counted rightly; tables say what the cells hold."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline import study, study_report
+from pipeline.stage import write_json
 from vrpo.config import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,36 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
         assert row["metrics"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
     assert "oracle - reinforce" in (home / "data/reports/study/small.md").read_text()
     assert (home / "data/reports/study/small_methods.png").stat().st_size > 5000
+
+
+def test_seeds_with_a_poor_cold_start_are_left_out_and_named(home) -> None:
+    small = yaml.safe_load(Path("small.yaml").read_text())
+    del small["tables"]["critics"]
+    Path("small.yaml").write_text(yaml.safe_dump(small | {"cold_start": 0.4}))
+    _, cells = study.load_study(Path("small.yaml"))
+    lines = []
+    for cell in cells:
+        start = 0.3 if cell.seed == 1 else 0.5
+        line = {"kind": "run", "method": cell.method, "seed": cell.seed, "params": cell.params.model_dump(exclude=study.UNDECIDED)}
+        run = {"accuracy": {"mean": 0.9}, "critic": None, "length_inflation": 1.0, "proxy_gap": 0.0, "rollouts": 9, "seconds": {"update": 1.0}}
+        run["log"] = {"validation/accuracy": [0.5, 0.9], "rollouts": [1, 9]}
+        lines.append(line | {"accuracy_init": start} | (run if cell.seed == 0 else {}))
+    file = home / "data/reports/study/small.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study_report.write(Path("small.yaml"))
+    table = json.loads((home / "data/reports/study/small.json").read_text())["tables"]["methods"]
+    assert table["left_out"] == {"1": 0.3} and table["cells"] == table["finished"] == 4 and table["seeds"] == 1
+    assert all(row["metrics"]["accuracy"]["n"] == 1 for row in table["rows"])
+    assert "seed 1 (30 %)" in (home / "data/reports/study/small.md").read_text()
+
+
+def test_a_cell_on_a_poor_cold_start_is_not_trained(home) -> None:
+    cell = study.load_study(Path("small.yaml"))[1][0]
+    for stage in ("label", "sft", "reward"):
+        write_json(home / study.folder_of(stage, cell.params) / study.METRICS, {"accuracy": 0.2})
+    line = study.run_cell(replace(cell, cold_start=0.3), str(home))  # there is no model to train on
+    assert line["accuracy_init"] == 0.2 and "accuracy" not in line
 
 
 def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vrpo.critic import ValueModel
-from vrpo.diagnostics import correlation, explained_variance, health_warnings, monte_carlo_check
+from vrpo.diagnostics import MonteCarloCheck, correlation, explained_variance, health_warnings, monte_carlo_check
 from vrpo.generation import encode, generate
 
 
@@ -23,6 +23,14 @@ def test_correlation() -> None:
     assert correlation(a, 3 * a - 5) == pytest.approx(1.0)
     assert correlation(a, -a) == pytest.approx(-1.0)
     assert math.isnan(correlation(a, torch.ones(3)))
+
+
+def test_slope_is_the_scale_of_values() -> None:
+    truth = torch.tensor([0.0, 0.2, 0.5, 1.0])
+    assert MonteCarloCheck(0.4 * truth + 0.3, truth).slope == pytest.approx(0.4)  # what flips with J = 0.4 leave of exact values
+    assert MonteCarloCheck(0.4 * truth + 0.3, truth).correlation == pytest.approx(1.0)
+    assert MonteCarloCheck(torch.ones(4), truth).slope == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(MonteCarloCheck(truth, torch.ones(4)).slope)
 
 
 def test_monte_carlo_check_scores_prefix_and_continuation_together(policy, tokenizer, problems) -> None:
@@ -81,6 +89,10 @@ def rows(**series) -> list[dict[str, float]]:
         (rows(critic__kl=[0.3], critic__mse=[0.2], critic__active_units=[4.0]), "latent KL dominates"),
         (rows(critic__kl=[0.0], critic__mse=[0.2], critic__active_units=[0.0]), "latent collapse"),
         (rows(critic__kl=[0.01], critic__mse=[0.2], critic__active_units=[4.0], length__inflation=[1.1]), None),
+        (rows(reward__observed=[0.5] * 5 + [0.6] * 5, reward__clean=[0.5] * 5 + [0.4] * 5), "reward hacking"),
+        (rows(reward__observed=[0.5] * 5 + [0.6] * 4, reward__clean=[0.5] * 5 + [0.4] * 4), None),  # too few iterations to tell
+        (rows(reward__observed=[0.5] * 5 + [0.6] * 5, reward__clean=[0.5] * 5 + [0.6] * 5), None),
+        (rows(reward__observed=[0.6] * 5 + [0.5] * 5, reward__clean=[0.6] * 5 + [0.4] * 5), None),  # both fall: not gamed
         ([], None),
     ],
 )
