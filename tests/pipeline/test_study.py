@@ -119,7 +119,14 @@ def test_seeds_with_a_poor_cold_start_are_left_out_and_named(home) -> None:
     for cell in cells:
         start = 0.3 if cell.seed == 1 else 0.5
         line = {"kind": "run", "method": cell.method, "seed": cell.seed, "params": cell.params.model_dump(exclude=study.UNDECIDED)}
-        run = {"accuracy": {"mean": 0.9}, "critic": None, "length_inflation": 1.0, "proxy_gap": 0.0, "rollouts": 9, "seconds": {"update": 1.0}}
+        run = {
+            "accuracy": {"mean": 0.9},
+            "critic": None,
+            "length_inflation": 1.0,
+            "proxy_gap": 0.0,
+            "rollouts": 9,
+            "seconds": {"update": 1.0},
+        }
         run["log"] = {"validation/accuracy": [0.5, 0.9], "rollouts": [1, 9]}
         lines.append(line | {"accuracy_init": start} | (run if cell.seed == 0 else {}))
     file = home / "data/reports/study/small.jsonl"
