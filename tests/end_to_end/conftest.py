@@ -21,14 +21,15 @@ class Project:
         self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "PYTHONPATH": ""}
         self.environment.pop("MLFLOW_TRACKING_URI", None)
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=3000)
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+        settings = {"env": self.environment | environment, "capture_output": True, "text": True, "timeout": 3000}
+        done = subprocess.run(command, cwd=self.folder, **settings)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
         return done
 
-    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        return self.run(sys.executable, "-m", "dvc", *arguments, check=check)
+    def dvc(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+        return self.run(sys.executable, "-m", "dvc", *arguments, check=check, **environment)
 
     def change_params(self, **sections) -> None:
         path = self.folder / "params.yaml"
