@@ -59,14 +59,25 @@ def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
     return scores[:, None] * (positions == last)
 
 
+def variance_parts(observed: Tensor, clean: Tensor, mask: Tensor) -> dict[str, float]:
+    """Variance of observed advantages over True positions, and what it is made of. Both [B, T], estimated from the same responses."""
+    noise = observed - clean
+    products = (clean - masked_mean(clean, mask)) * (noise - masked_mean(noise, mask))
+    parts = {"variance": observed, "clean_variance": clean, "noise_variance": noise}
+    metrics = {f"advantage/{name}": float(masked_var(part, mask)) for name, part in parts.items()}
+    return metrics | {"advantage/noise_covariance": float(masked_mean(products, mask))}
+
+
 @torch.no_grad()
 def experience_metrics(
     experience: Experience, observed: list[float | None], clean: list[float | None] | None, estimate: Callable[..., tuple]
 ) -> dict[str, float]:
     """What a rollout says about reward, noise, length and critic.
 
-    With a clean reward, the advantages' variance is split: `advantage/noise_variance` is Var(A_observed - A_clean) with both
-    estimated by `estimate(experience, rewards)` on the same responses and the same values, before whitening.
+    With a clean reward, the advantages' variance is split, Var(A) = Var(A_clean) + Var(N) + 2 Cov(A_clean, N) with N = A - A_clean
+    (`advantage/variance`, `clean_variance`, `noise_variance`, `noise_covariance`). Both are estimated by `estimate(experience, rewards)`
+    on the same responses and the same values, before whitening. Under GAE the values cancel out of N = sum_l (gamma lambda)^l (r - r_clean):
+    a critic acts on the noise through the lambda it allows and through what it learned from noisy returns, not in this difference.
     """
     mask = experience.response_mask
     scores, known = torch.tensor([score or 0.0 for score in observed]), experience.scored
@@ -87,9 +98,7 @@ def experience_metrics(
             "reward/clean": float(clean_scores[both].mean()) if both.any() else math.nan,
             "reward/true_positive_rate": rates["true_positive_rate"],
             "reward/false_positive_rate": rates["false_positive_rate"],
-            "advantage/variance": float(masked_var(advantages, mask)),
-            "advantage/noise_variance": float(masked_var(advantages - without_noise, mask)),
-        }
+        } | variance_parts(advantages, without_noise, mask)
     if experience.values is not None:
         metrics |= critic_metrics(experience, scores, clean_scores)
     for name in ("entropy", "surprisal"):
