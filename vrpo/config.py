@@ -42,6 +42,7 @@ class PrepareConfig(Section):
     test_size: Count = 512
     min_length: Count = 1  # chain: shortest problem, in operations
     max_length: Annotated[int, Field(ge=1, le=20)] = 8  # chain: longest problem
+    wording: Literal["symbols", "english"] = "symbols"  # procedural dialogue: the user's words, single symbols or English (chat models)
     label_noise: Probability = 0.0  # declared share of training rows whose `label` differs from `answer`
     seed: int = 0
 
@@ -93,6 +94,7 @@ class RewardConfig(Section):
     pairs: Count = 512
     label_error: Probability = 0.2  # share of preference pairs whose order is flipped
     length_bias: Probability = 0.0  # share of pairs decided by length instead
+    per_turn: bool = False  # dialogue, clean rule-based reward: each turn earns what it adds to the goal, instead of one return at the end
     steps: Count = 60
     batch_size: Count = 32
     learning_rate: Positive = 5e-4
@@ -104,7 +106,8 @@ class RewardConfig(Section):
 class GenerationConfig(Section):
     """Sampling of responses."""
 
-    max_new_tokens: Count = 34
+    max_new_tokens: Count = 34  # of a response, or of a turn in a dialogue
+    max_turns: Count = 10  # dialogue: the assistant's turns, after which it is cut
     temperature: Positive = 1.0
     batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
 
