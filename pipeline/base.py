@@ -1,6 +1,6 @@
 """The original model: trained from scratch, or taken from a package, a folder or the hub (params.base.source).
 
-From scratch, a tiny Llama reads worked chain problems, none of them held out for validation or test. Their writer slips now
+From scratch, a tiny Llama reads worked problems of the domain's generator, none of them held out for validation or test. Their writer slips now
 and then, so that the model samples mistakes at a known rate. Writes data/models/base.
 """
 
@@ -49,35 +49,37 @@ def corpus(params: Params, exclude: set[str]) -> list[dict[str, str]]:
         UserError: there are not enough problems outside `exclude` for a batch.
     """
     from vrpo.seeding import derive_seed
-    from vrpo.tasks.chain import ChainTask, generate_problems, work_through
+    from vrpo.tasks.procedural import procedural_task
 
-    base, prepare = params.base, params.prepare
-    task, rng = ChainTask(prepare.max_length), random.Random(f"base-{base.seed}")
+    base, task, rng = params.base, procedural_task(params), random.Random(f"base-{params.base.seed}")
     pairs = []
     for step in range(base.steps):
         slip_rate = base.slip_rate if step >= CAREFUL_SHARE * base.steps else 0.0
         seed = derive_seed("base", base.seed, step)
         try:
-            problems = generate_problems(base.batch_size, seed, prepare.min_length, prepare.max_length, exclude)
+            problems = task.generate(base.batch_size, seed, exclude)
         except ValueError as error:
             raise UserError(f"base.batch_size = {base.batch_size}: {error}") from None
         for problem in problems:
-            completion = work_through(problem["question"], rng, slip_rate, base.hesitation_rate)
+            completion = task.write(problem, rng, slip_rate, base.hesitation_rate)
             pairs.append({"prompt": task.prompt(problem["question"]), "completion": completion})
     return pairs
 
 
 def _from_scratch(params: Params) -> tuple[Any, Any, list[float]]:
-    if params.task != "chain":
-        raise UserError(f"base.source = 'scratch' learns chain problems only, but task = {params.task!r}; name a model in base.source")
+    dataset = params.prepare.dataset
+    if dataset != "procedural":
+        raise UserError(
+            f"base.source = 'scratch' learns procedural problems only, not prepare.dataset = {dataset!r}; name a model in base.source"
+        )
     from vrpo.models import new_llama
     from vrpo.supervised import fit_demonstrations
-    from vrpo.tasks.chain import new_tokenizer
+    from vrpo.tasks.procedural import procedural_task
 
     base = params.base
     # Training questions may appear: there are only 300 of length 1, and a model that never saw one cannot answer them.
     held_out = {row["question"] for split in ("validation", "test") for row in stage.read_jsonl(PREPARED / f"{split}.jsonl")}
-    tokenizer = new_tokenizer()
+    tokenizer = procedural_task(params).new_tokenizer()
     model = new_llama(tokenizer, base.hidden_size, base.layers, base.heads, base.seed).to(params.runtime.device)
     pairs = corpus(params, held_out)
     # The order of the corpus matters (see CAREFUL_SHARE); its problems are independent draws, so nothing is lost without shuffling.

@@ -50,7 +50,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     evaluation = {
         "method": method,
         "seed": seed,
-        "domain": "math",
+        "domain": params.domain,
         "noise": json.loads((LABELS / "noise.json").read_text(encoding="utf-8")) | {"reward": params.reward.kind},
         **result,
         "accuracy_init": initial["accuracy"]["mean"],

@@ -1,9 +1,9 @@
 """Bring problems into one form and split them.
 
-`prepare.dataset` is "chain" (generated arithmetic), a `.jsonl` file, a folder of data files, or a hub id. Rows need a question
+`prepare.dataset` is "procedural" (the domain's generator), a `.jsonl` file, a folder of data files, or a hub id. Rows need a question
 (`question` or `problem`) and an answer (`answer` or `gold`; "reasoning #### 72" as in GSM8K is taken apart); `id`, `solution`,
 `source`, `licence` and, in train, a noisy `label` are kept where present. Test comes from `prepare.test_dataset`, or is split off.
-Splits never share a question (spaces aside): test wins over the others. Sizes are exact for "chain", upper limits otherwise.
+Splits never share a question (spaces aside): test wins over the others. Sizes are exact for "procedural", upper limits otherwise.
 
 Writes `data/prepared/{train,validation,test}.jsonl`; the same parameters and data give the same bytes.
 """
@@ -41,7 +41,7 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
             `prepare.label_noise` is declared for data without labels.
     """
     config = params.prepare
-    splits, left_out = _generated(config) if config.dataset == "chain" else _external(config)
+    splits, left_out = _generated(params) if config.dataset == "procedural" else _external(config)
     if config.label_noise:
         unlabelled = [row["id"] for row in splits["train"] if "label" not in row]
         if unlabelled:
@@ -52,26 +52,27 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
             )
     for split in SPLITS:
         write_jsonl(OUTPUT / f"{split}.jsonl", splits[split])
-    print(f"{config.dataset}: " + ", ".join(f"{len(splits[split])} {split}" for split in SPLITS))
+    print(f"{params.domain}, {config.dataset}: " + ", ".join(f"{len(splits[split])} {split}" for split in SPLITS))
     return {**{f"rows_{split}": len(splits[split]) for split in SPLITS}, **left_out}
 
 
-def _generated(config: PrepareConfig) -> tuple[dict[str, list[Row]], dict[str, int]]:
-    """Chain arithmetic: test first, so that its problems do not change with the size of the others."""
-    from vrpo.tasks.chain import generate_problems
+def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """The domain's own problems: test first, so that its problems do not change with the size of the others."""
+    from vrpo.tasks.procedural import procedural_task
 
+    config, task = params.prepare, procedural_task(params)
     if config.test_dataset:
-        raise UserError("prepare.test_dataset: has no use with prepare.dataset = chain, whose test problems are generated; remove it")
+        raise UserError("prepare.test_dataset: has no use with prepare.dataset = procedural, whose test problems are generated; remove it")
     splits: dict[str, list[Row]] = {}
     seen: set[str] = set()
     sizes = {"test": config.test_size, "validation": config.validation_size, "train": config.train_size}
     for offset, (split, size) in enumerate(sizes.items()):
         try:
-            rows = generate_problems(size, 3 * config.seed + offset, config.min_length, config.max_length, seen)
+            rows = task.generate(size, 3 * config.seed + offset, seen)
         except ValueError as error:
             raise UserError(f"prepare.{split}_size = {size}: {error}") from None
-        origin = {"source": "vrpo/chain", "licence": "CC0-1.0"}
-        splits[split] = [{"id": f"chain-{number:06d}", **row, **origin} for number, row in enumerate(rows, len(seen))]
+        origin = {"source": f"vrpo/{task.name}", "licence": "CC0-1.0"}
+        splits[split] = [{"id": f"{task.name}-{number:06d}", **row, **origin} for number, row in enumerate(rows, len(seen))]
         seen |= {row["question"] for row in rows}
     return splits, {"duplicates_removed": 0, "conflicting_answers": 0, "test_overlap_removed": 0}
 

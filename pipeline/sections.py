@@ -16,7 +16,11 @@ from pipeline.runs import Run, is_number
 from vrpo.config import Params
 
 CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"
-TASKS = {"chain": "chain arithmetic", "math": "free-form math"}
+PROBLEMS = {  # of each domain: its own problems, and those of a data set
+    "math": ("chain arithmetic", "free-form math"),
+    "science": ("science questions with options", "science benchmarks"),
+    "dialogue": ("slot-filling dialogues", "recorded dialogues"),
+}
 METRICS = {"accuracy": "test accuracy", "aulc": "learning curve area"}
 WORDS = ("Measure", "What it shows", "Check", "What to do")  # columns of text, not numbers
 NOISE = {
@@ -59,8 +63,9 @@ def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict
         }
         for title, words, tables, names in plan
     ]
+    problems = PROBLEMS[params.domain][params.prepare.dataset != "procedural"]
     return {
-        "title": f"{_enumerate([method.upper() for method in methods])} on {TASKS[params.task]} with noisy rewards",
+        "title": f"{_enumerate([method.upper() for method in methods])} on {problems} with noisy rewards",
         "facts": facts(runs, summary),
         "findings": findings(summary),
         "sections": [section for section in sections if section["text"] or section["tables"] or section["figures"]],

@@ -33,11 +33,11 @@ REPORTS, WORK = Path("data/reports/study"), Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder
 UNDECIDED = {"profile", "methods", "seeds", "report"}  # parameters that do not touch a cell's result
 INPUTS = {  # of each stage: its sections of the parameters and the stages it reads
-    "prepare": (("task", "prepare"), ()),
-    "base": (("task", "runtime", "prepare", "base"), ("prepare",)),
-    "label": (("task", "runtime", "generation", "label"), ("prepare", "base")),
-    "sft": (("task", "runtime", "generation", "evaluate", "sft"), ("prepare", "base")),
-    "reward": (("task", "runtime", "generation", "reward"), ("prepare", "sft")),
+    "prepare": (("domain", "prepare"), ()),
+    "base": (("domain", "runtime", "prepare", "base"), ("prepare",)),
+    "label": (("domain", "runtime", "generation", "label"), ("prepare", "base")),
+    "sft": (("domain", "runtime", "generation", "evaluate", "sft"), ("prepare", "base")),
+    "reward": (("domain", "runtime", "generation", "reward"), ("prepare", "sft")),
 }
 CELL = ("prepare", "label", "sft", "reward")  # what a cell reads
 SEEDED = ("base", "label", "sft", "reward")  # sections that get the cell's seed: each seed has its own models and its own noise
@@ -86,7 +86,7 @@ def load_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
 
 
 def _expand(study: dict[str, Any], name: str, table: dict[str, Any], origin: str) -> Iterator[Cell]:
-    common = load_params().model_dump(exclude={"profile", "methods", "seeds"})
+    common = load_params(domain=study.get("domain")).model_dump(exclude={"profile", "methods", "seeds"})
     common = overlay(overlay(common, study.get("params") or {}), table.get("params") or {})
     axes = table["axes"]
     for seed, *values in itertools.product(table["seeds"], *axes.values()):

@@ -56,6 +56,8 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
     import torch
 
     from vrpo.models import load_policy
+    from vrpo.tasks.chain import ChainTask
+    from vrpo.tasks.chain_oracle import ChainOracle
     from vrpo.tasks.loader import load_task
     from vrpo.trainer import Trainer
 
@@ -78,9 +80,7 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
         validation=_problems(task, "validation", with_labels=False),
         **options,
     )
-    if method == "oracle" and params.task == "chain":
-        from vrpo.tasks.chain_oracle import ChainOracle
-
+    if method == "oracle" and isinstance(task, ChainTask):
         trainer.algorithm.success = ChainOracle(tokenizer)
     return trainer
 
@@ -182,7 +182,7 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
 
 def _key(params: Params) -> str:
     """Names the trainer state after everything that decides the run but the data, whose hash the checkpoint checks itself."""
-    text = params.model_dump_json(include={"runtime", "task", "generation", "label", "reward", "train"})
+    text = params.model_dump_json(include={"runtime", "domain", "generation", "label", "reward", "train"})
     return sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 """Typed parameters of the pipeline and the trainer.
 
-`params.yaml` is the one place where values are set. `load_params` reads it, lays the chosen profile over it and
-validates every section, so that a mistyped key or an impossible value stops a run before any work starts.
+`params.yaml` is the one place where values are set. `load_params` reads it, lays the chosen domain's values and then the
+profile's over it and validates every section, so that a mistyped key or an impossible value stops a run before any work starts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
+Domain = Literal["math", "science", "dialogue"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -32,7 +33,7 @@ class Section(BaseModel):
 class PrepareConfig(Section):
     """Where problems come from and how they are split."""
 
-    dataset: str = "chain"  # "chain" (procedural), a .jsonl path, or a hub id
+    dataset: str = "procedural"  # "procedural" (the domain's own generator), a .jsonl path, or a hub id
     test_dataset: str | None = None  # separate test file or hub id; None: split off `dataset`
     subset: str | None = None  # hub configuration name
     split: str = "train"  # hub split
@@ -40,8 +41,8 @@ class PrepareConfig(Section):
     train_size: Count = 2048
     validation_size: Count = 256
     test_size: Count = 512
-    min_length: Count = 1  # chain: shortest problem, in operations
-    max_length: Annotated[int, Field(ge=1, le=20)] = 8  # chain: longest problem
+    min_length: Count = 1  # procedural math: shortest problem, in operations
+    max_length: Annotated[int, Field(ge=1, le=20)] = 8  # procedural math: longest problem
     wording: Literal["symbols", "english"] = "symbols"  # procedural dialogue: the user's words, single symbols or English (chat models)
     label_noise: Probability = 0.0  # declared share of training rows whose `label` differs from `answer`
     seed: int = 0
@@ -57,8 +58,8 @@ class BaseConfig(Section):
     steps: Count = 500
     batch_size: Count = 32
     learning_rate: Positive = 3e-3
-    slip_rate: Probability = 0.2  # chain corpus: share of steps with a random wrong result
-    hesitation_rate: Probability = 0.0  # chain corpus: share of wrong steps followed by a hesitation mark
+    slip_rate: Probability = 0.2  # procedural corpus: share of steps that go wrong
+    hesitation_rate: Probability = 0.0  # procedural math corpus: share of wrong steps followed by a hesitation mark
     seed: int = 0
 
 
@@ -216,10 +217,10 @@ class RuntimeConfig(Section):
 
 
 class Params(Section):
-    """All of `params.yaml`, profile applied."""
+    """All of `params.yaml`, domain and profile applied."""
 
     profile: str = "tiny"
-    task: Literal["chain", "math"] = "chain"  # chain arithmetic, or free-form math checked by math-verify
+    domain: Domain = "math"
     methods: Annotated[list[Method], Field(min_length=1)] = ["ppo", "grpo", "vrpo"]
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     runtime: RuntimeConfig = RuntimeConfig()
@@ -244,17 +245,18 @@ def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
-    """Apply the profile and validate.
+    """Lay the values of `domains.<domain>`, then those of `profiles.<profile>` over the sections, and validate.
 
     Raises:
         UserError: one line per wrong value, each naming the key, the value and what is allowed.
     """
     values = dict(raw)
-    profiles = values.pop("profiles", None) or {}
+    domains, profiles = values.pop("domains", None) or {}, values.pop("profiles", None) or {}
     name = values.get("profile", "tiny")
     if name not in profiles and name != "tiny":
         raise UserError(f"{origin}: profile: unknown profile {name!r}; use one of {', '.join(['tiny', *sorted(profiles)])}")
-    values = overlay(values, profiles.get(name) or {})
+    for changes in (domains.get(str(values.get("domain", "math"))), profiles.get(name)):
+        values = overlay(values, changes or {})
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -269,8 +271,8 @@ def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
         raise UserError("\n".join(lines)) from None
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and validate a parameter file (see `resolve_params`)."""
+def load_params(path: str | Path = "params.yaml", domain: str | None = None) -> Params:
+    """Read and validate a parameter file (see `resolve_params`); `domain`, where given, stands in for the file's."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -280,7 +282,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections of keys and values, found {type(raw).__name__}")
-    return resolve_params(raw, str(path))
+    return resolve_params(raw if domain is None else raw | {"domain": domain}, str(path))
 
 
 def _did_you_mean(location: tuple[Any, ...]) -> str:

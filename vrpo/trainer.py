@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from vrpo.algorithms.choice import ALGORITHMS
 from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weights_digest
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
+from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import HealthWarning, health_metrics, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
-from vrpo.conversation import Environment, converse, replies
 from vrpo.generation import decode, encode, generation_settings
 from vrpo.lora import add_lora, without_lora
 from vrpo.losses import kl_k1

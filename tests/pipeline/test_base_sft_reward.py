@@ -120,8 +120,8 @@ def test_base_from_a_folder_is_kept_unchanged(project, tmp_path):
 
 
 def test_base_refuses_what_cannot_work(project):
-    with pytest.raises(UserError, match=r"base\.source = 'scratch' learns chain problems only"):
-        base.run(params(task="math"), Recorder())
+    with pytest.raises(UserError, match=r"base\.source = 'scratch' learns procedural problems only"):
+        base.run(params(prepare={"dataset": "mine.jsonl"}), Recorder())
     with pytest.raises(UserError, match=r"base\.batch_size = 9000"):
         base.run(params(base={"batch_size": 9000}), Recorder())
     with pytest.raises(UserError, match="package:no-such-package: not installed"):

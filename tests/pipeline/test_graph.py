@@ -50,20 +50,21 @@ def test_dependencies_are_the_imports(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_own_section_is_tracked_with_and_without_profile(stage: str) -> None:
+def test_own_section_is_tracked_with_domain_and_profile(stage: str) -> None:
     tracked = set(STAGES[stage]["params"])
-    assert "profile" in tracked
+    assert {"domain", "profile"} <= tracked
     if stage in PARAMS:
-        assert {stage, f"profiles.${{profile}}.{stage}"} <= tracked
-    for key in tracked - {"profile"}:
-        resolved = key.replace("${profile}", PARAMS["profile"])
+        assert {stage, f"domains.${{domain}}.{stage}", f"profiles.${{profile}}.{stage}"} <= tracked
+    for key in tracked - {"domain", "profile"}:
+        resolved = key.replace("${profile}", PARAMS["profile"]).replace("${domain}", PARAMS["domain"])
         node = PARAMS
         for part in resolved.split("."):
             assert part in node, f"{stage} tracks {resolved}, which params.yaml lacks"
             node = node[part]
 
 
-def test_every_profile_lists_every_tracked_section() -> None:
-    sections = {key.rsplit(".", 1)[1] for stage in STAGES.values() for key in stage["params"] if key.startswith("profiles.")}
-    for name, profile in PARAMS["profiles"].items():
-        assert set(profile) - {"task"} == sections, f"profiles.{name}: DVC needs every tracked section, empty ones as {{}}"
+@pytest.mark.parametrize("overlays", ["domains", "profiles"])
+def test_every_overlay_lists_every_tracked_section(overlays: str) -> None:
+    sections = {key.rsplit(".", 1)[1] for stage in STAGES.values() for key in stage["params"] if key.startswith(overlays)}
+    for name, values in PARAMS[overlays].items():
+        assert set(values) == sections, f"{overlays}.{name}: DVC needs every tracked section, empty ones as {{}}"

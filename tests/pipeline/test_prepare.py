@@ -23,7 +23,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 def params(**values) -> Params:
     sizes = {"train_size": 30, "validation_size": 10, "test_size": 10}
-    return Params(task=values.pop("task", "math"), prepare={**sizes, **values})
+    return Params(domain=values.pop("domain", "math"), prepare={**sizes, **values})
 
 
 def run(**values) -> tuple[dict, dict[str, list[dict]]]:
@@ -44,7 +44,7 @@ def problems(count: int, start: int = 0) -> list[dict]:
 
 
 def test_chain_has_exact_sizes_distinct_questions_and_unique_ids(project):
-    metrics, splits = run(task="chain", dataset="chain", train_size=300, validation_size=40, test_size=50)
+    metrics, splits = run(dataset="procedural", train_size=300, validation_size=40, test_size=50)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 300, "validation": 40, "test": 50}
     everything = [row for rows in splits.values() for row in rows]
     assert len({row["id"] for row in everything}) == len(questions(everything)) == 390
@@ -55,7 +55,7 @@ def test_chain_has_exact_sizes_distinct_questions_and_unique_ids(project):
 
 def test_chain_without_enough_problems_names_the_size(project):
     with pytest.raises(UserError, match=r"prepare\.train_size = 5000"):
-        run(task="chain", dataset="chain", max_length=1, train_size=5000)
+        run(dataset="procedural", max_length=1, train_size=5000)
 
 
 def test_same_parameters_same_bytes_and_another_seed_other_rows(project):
@@ -64,7 +64,7 @@ def test_same_parameters_same_bytes_and_another_seed_other_rows(project):
         return [Path(f"data/prepared/{split}.jsonl").read_bytes() for split in SPLITS]
 
     write_lines(project / "mine.jsonl", problems(80))
-    for values in ({"dataset": "mine.jsonl"}, {"dataset": "chain", "task": "chain"}):
+    for values in ({"dataset": "mine.jsonl"}, {"dataset": "procedural"}):
         first = files(**values)
         assert files(**values) == first
         assert all(other != one for other, one in zip(files(**values, seed=1), first, strict=True))

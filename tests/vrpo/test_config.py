@@ -40,6 +40,7 @@ def test_every_profile_is_valid_and_wins(profile: str) -> None:
         ({"train": {"rollouts": 96}}, r"rollouts=96 leaves -1920 after critic.warmup_rollouts=2016"),
         ({"train": {"rollouts": 4350}}, r"rollouts=4350 is no multiple of iterations=12 x group_size=8.*use 4320"),
         ({"train": {"critic": {"warmup_rollouts": 2020}}}, r"warmup_rollouts=2020 leaves 2300 of rollouts=4320.*use 2016"),
+        ({"domain": "maths"}, r"domain = 'maths': .*'math', 'science' or 'dialogue'"),
         ({"profile": "big"}, r"unknown profile 'big'; use one of tiny"),
         ({"label": {"votes": "eight"}}, r"label.votes = 'eight'"),
     ],
@@ -47,6 +48,22 @@ def test_every_profile_is_valid_and_wins(profile: str) -> None:
 def test_mistakes_are_named(raw: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve_params(raw)
+
+
+def test_another_domain_may_stand_in_for_the_files() -> None:
+    assert (load_params(ROOT / "params.yaml").domain, load_params(ROOT / "params.yaml", domain="science").domain) == ("math", "science")
+
+
+def test_values_of_the_domain_lie_over_the_sections_and_under_the_profile() -> None:
+    raw = {
+        "domain": "science",
+        "profile": "mini",
+        "sft": {"steps": 1, "batch_size": 1, "seed": 1},
+        "domains": {"science": {"sft": {"steps": 2, "batch_size": 2}}, "math": {"sft": {"seed": 9}}},
+        "profiles": {"mini": {"sft": {"steps": 3}}},
+    }
+    sft = resolve_params(raw).sft
+    assert (sft.steps, sft.batch_size, sft.seed) == (3, 2, 1)
 
 
 def test_files_that_are_no_parameters(tmp_path) -> None:

@@ -34,7 +34,9 @@ class Oracle(PPO):
             UserError: nobody knows the values of this task.
         """
         if self.success is None:
-            raise UserError("method 'oracle' needs a task whose values are known; use task: chain, or another method")
+            raise UserError(
+                "method 'oracle' needs a task whose values are known; use domain: math with prepare.dataset: procedural, or another method"
+            )
         mask = experience.response_mask
         values = calibrated(self.success(experience), (rewards * mask).sum(1), mask)
         return compute_gae(rewards, values, mask, self.config.gamma, self.config.gae_lambda), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, Protocol
 
 
@@ -31,4 +32,26 @@ class Task(Protocol):
 
     def canonical_response(self, answer: str) -> str:
         """A shortest response that states `answer`."""
+        ...
+
+
+class ProceduralTask(Task, Protocol):
+    """A task that makes its own problems, and the corpus from which a small model learns them from scratch."""
+
+    name: str  # goes into the problems' ids and source
+
+    def generate(self, count: int, seed: int, exclude: set[str]) -> list[dict[str, Any]]:
+        """`count` different problems whose questions are not in `exclude`: rows with `question`, `answer`, a clean `solution` and more.
+
+        Raises:
+            ValueError: fewer than `count` such problems exist.
+        """
+        ...
+
+    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> str:
+        """What a writer who slips at this rate responds to a generated row: this is how the base model's corpus gets its mistakes."""
+        ...
+
+    def new_tokenizer(self) -> Any:
+        """A tokenizer over the task's own symbols."""
         ...

@@ -86,10 +86,25 @@ def generate_problems(count: int, seed: int, min_length: int, max_length: int, e
 
 
 class ChainTask:
-    """Prompts and exact answer checking for chain arithmetic (see `vrpo.tasks.base` for the interface)."""
+    """Prompts and exact answer checking for chain arithmetic (see `vrpo.tasks.base.ProceduralTask`)."""
 
-    def __init__(self, max_length: int = 8) -> None:
+    name = "chain"
+
+    def __init__(self, max_length: int = 8, min_length: int = 1) -> None:
         self.max_length = max_length
+        self.min_length = min_length
+
+    def generate(self, count: int, seed: int, exclude: set[str]) -> list[dict[str, Any]]:
+        """See `generate_problems`."""
+        return generate_problems(count, seed, self.min_length, self.max_length, exclude)
+
+    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> str:
+        """See `work_through`."""
+        return work_through(row["question"], rng, slip_rate, hesitation_rate)
+
+    def new_tokenizer(self) -> Any:
+        """See `new_tokenizer`."""
+        return new_tokenizer()
 
     def prompt(self, question: str) -> str:
         """The worksheet of a question.

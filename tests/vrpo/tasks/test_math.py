@@ -228,5 +228,5 @@ def test_prompt_uses_the_chat_template_or_plain_text_with_bos():
 
 
 def test_load_task_follows_the_params():
-    assert isinstance(load_task(Params(task="math")), MathTask)
-    assert load_task(Params(task="chain", prepare={"max_length": 5})).max_length == 5
+    assert isinstance(load_task(Params(prepare={"dataset": "mine.jsonl"})), MathTask)
+    assert load_task(Params(prepare={"max_length": 5})).max_length == 5

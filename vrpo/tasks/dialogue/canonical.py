@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
 _YES_NO = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 _CLOCK = re.compile(r"(?:at )?(\d{1,2})(?:[:.](\d{2}))?(?: ?o'?clock)? ?(a\.?m\.?|p\.?m\.?)?")

@@ -184,7 +184,7 @@ def _events(turn: Turn) -> dict[tuple[str, str], str]:
         key = (act["service"], act.get("slot"))
         if turn["speaker"] == "system" and act["act"] == "REQUEST":
             events.setdefault(key, "asks")
-        elif act["act"] == "INFORM" and turn["speaker"] == "user" or act["act"] in ("OFFER", "CONFIRM") and act.get("values"):
+        elif (act["act"] == "INFORM" and turn["speaker"] == "user") or (act["act"] in ("OFFER", "CONFIRM") and act.get("values")):
             events.setdefault(key, "tells")
     for service, frame in (turn.get("state") or {}).items():
         for slot in frame.get("slots", {}):

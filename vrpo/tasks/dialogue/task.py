@@ -167,7 +167,7 @@ def new_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     marks = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
-    words = [*VERBS, *"want what never_mind no yes sorry result_error result_ok".split(), *INTENTS, *VALUES]
+    words = [*VERBS, *["want", "what", "never_mind", "no", "yes", "sorry", "result_error", "result_ok"], *INTENTS, *VALUES]
     for slot, values in VALUES.items():
         words += [f"{slot}=", *(word for value, surfaces in values.items() for word in (value, *surfaces))]
     for slot, values in RESULTS.items():
