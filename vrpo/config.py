@@ -234,6 +234,18 @@ class Params(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
 
+    @model_validator(mode="after")
+    def _turn_rewards_are_clean(self) -> Params:
+        """Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers."""
+        label = self.label
+        noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
+        if self.reward.per_turn and (self.domain != "dialogue" or self.reward.kind == "model" or self.reward.correction != "none" or noisy):
+            raise ValueError(
+                "reward.per_turn = true: needs domain = dialogue, reward.kind = rule, reward.correction = none and no flips or heavy tails "
+                "in `label`; set it to false, or change these"
+            )
+        return self
+
 
 def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return `base` with the values of `changes` laid over it, recursing into dictionaries."""

@@ -208,9 +208,8 @@ def test_a_wrong_reference_is_wrong_but_can_be_met() -> None:
         right, met = task.canonical_response(row["answer"]), task.canonical_response(wrong)
         assert task.verify([right, met], [wrong, wrong]) == [0.0, 1.0]
         assert task.verify([right, met], [row["answer"]] * 2) == [1.0, 0.0]
-        assert [task.environment({"answer": text}, right.split(TURN_SEPARATOR)[:1]) for text in (wrong, row["answer"])][
-            0
-        ] == task.environment(row, right.split(TURN_SEPARATOR)[:1])
+        said = right.split(TURN_SEPARATOR)[:1]
+        assert task.environment({"answer": wrong}, said) == task.environment(row, said)  # the user still wants what it wanted
 
 
 def test_rewards_of_turns_add_up_to_goal_share_and_completion() -> None:
