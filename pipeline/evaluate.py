@@ -83,6 +83,7 @@ def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, flo
 def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:
     """Correlation of the critic's values with Monte-Carlo values of the clean return, on test problems."""
     from vrpo.diagnostics import monte_carlo_check
+    from vrpo.evaluation import task_replies
     from vrpo.generation import encode, generation_settings
     from vrpo.seeding import derive_seed
 
@@ -93,10 +94,13 @@ def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task:
     check = monte_carlo_check(
         policy,
         critic,
+        tokenizer,
         encode(tokenizer, [task.prompt(row["question"]) for row in rows]),
-        lambda responses: task.verify(tokenizer.batch_decode(responses, skip_special_tokens=True), answers),
+        lambda texts: task.verify(texts, answers),
         samples=samples,
         seed=derive_seed("evaluate", params.evaluate.seed, seed),
+        reply=task_replies(task, rows),
+        max_turns=params.generation.max_turns,
         **generation_settings(policy, tokenizer, params.generation),
     )
     return check.correlation

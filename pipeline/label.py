@@ -17,6 +17,11 @@ PREPARED, BASE, LABELS = Path("data/prepared"), Path("data/models/base"), Path("
 
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Label both splits; returns label accuracy and the confusion of label-based rewards."""
+    if params.domain == "dialogue" and params.label.source == "majority_vote":
+        raise UserError(
+            "label.source = 'majority_vote': dialogues have no final answers that could be voted on; use clean, with "
+            "label.wrong_reference_rate or reward.kind = 'model' for noise"
+        )
     splits = {name: stage.read_jsonl(PREPARED / f"{name}.jsonl") for name in ("train", "test")}
     if params.label.source == "majority_vote":
         votes = _vote(params, splits)
@@ -29,7 +34,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name, rows in splits.items():
         labels, sampled = votes[name]
-        labels = [_wrong_reference(label, row["id"], answers, params.label) for label, row in zip(labels, rows, strict=True)]
+        labels = [_wrong_reference(task, label, row["id"], answers, params.label) for label, row in zip(labels, rows, strict=True)]
         agreement = task.verify([task.canonical_response(label or "") for label in labels], [row["answer"] for row in rows])
         written = [
             {"id": row["id"], "label": label, "clean": row["answer"], "correct": correct}
@@ -86,12 +91,14 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
     return votes
 
 
-def _wrong_reference(label: str | None, problem: str, answers: list[str], config: LabelConfig) -> str | None:
-    """With the declared rate, another problem's answer instead of the label; fixed for the whole run."""
+def _wrong_reference(task: Any, label: str | None, problem: str, answers: list[str], config: LabelConfig) -> str | None:
+    """With the declared rate, another problem's answer (a dialogue: a wrong goal) instead of the label; fixed for the whole run."""
     from vrpo.seeding import derive_seed, uniform
 
     if label is None or uniform("wrong reference", config.seed, problem) >= config.wrong_reference_rate:
         return label
+    if hasattr(task, "wrong_reference"):
+        return task.wrong_reference(label, derive_seed("which", config.seed, problem))
     others = [answer for answer in answers if answer != label]
     return others[derive_seed("which", config.seed, problem) % len(others)] if others else label
 

@@ -32,6 +32,7 @@ AVERAGED = (
     "rollouts_warmup",
     "policy_updates",
 )
+DIALOGUE = ("tcr", "acr", "reask_rate", "gcr")
 CRITIC = ("ev_observed", "ev_clean", "corr_mc", "corr_mc_start", "corr_mc_end")
 
 
@@ -63,10 +64,10 @@ def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str
     accuracies = {run.name: run.evaluation["accuracy"]["mean"] for run in runs}
     areas = learning_areas(runs)
     cells = {f"{method}-{seed}" for method, seed in itertools.product(params.methods, params.seeds)}
-    methods = {}
+    methods, keys = {}, (*AVERAGED, *CRITIC, *(DIALOGUE if "dialogue" in runs[0].evaluation else ()))
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
-        values = {key: [value for run in own if is_number(value := _value(run.evaluation, key))] for key in (*AVERAGED, *CRITIC)}
+        values = {key: [value for run in own if is_number(value := _value(run.evaluation, key))] for key in keys}
         values |= {"seconds": [run.seconds for run in own], "aulc": [areas[run.name] for run in own if run.name in areas]}
         methods[method] = {key: interval(found, confidence) if found else None for key, found in values.items()}
     noise = DATA / "labels" / "noise.json"
@@ -89,6 +90,8 @@ def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str
 def _value(evaluation: dict[str, Any], key: str) -> Any:
     if key in CRITIC:
         return (evaluation["critic"] or {}).get(key)
+    if key in DIALOGUE:
+        return evaluation["dialogue"][key]
     return evaluation[key]["mean"] if key == "accuracy" else evaluation[key]
 
 

@@ -59,14 +59,15 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     return metrics
 
 
-def _clean_pairs(params: Params) -> list[dict[str, str]]:
+def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     """One pair per problem to which the cold start gave a right and a wrong answer: pairs to train on, and the held-out ones.
 
     Raises:
         UserError: hardly any problem has both.
     """
-    from vrpo.evaluation import sample_texts
+    from vrpo.evaluation import sample_texts, task_replies
     from vrpo.models import load_policy
+    from vrpo.rewards.model import completions
     from vrpo.tasks.loader import load_task
 
     model, tokenizer = load_policy(SFT, params.runtime)
@@ -75,14 +76,15 @@ def _clean_pairs(params: Params) -> list[dict[str, str]]:
     wanted = round(params.reward.pairs / (1 - HELD_OUT))
     rows = random.Random(f"reward-{params.reward.seed}").sample(rows, min(len(rows), 2 * wanted))
     prompts = [task.prompt(row["question"]) for row in rows]
-    texts, _ = sample_texts(
-        model, tokenizer, prompts, SAMPLES, params.generation, seed=("reward", params.reward.seed), progress="reward samples"
-    )
+    options = {"seed": ("reward", params.reward.seed), "reply": task_replies(task, rows), "progress": "reward samples"}
+    texts, _ = sample_texts(model, tokenizer, prompts, SAMPLES, params.generation, **options)
     pairs = []
     for row, prompt, group in zip(rows, prompts, texts, strict=True):
         scores = task.verify(group, [row["answer"]] * SAMPLES)
         if 1.0 in scores and 0.0 in scores:
-            pairs.append({"prompt": prompt, "chosen": group[scores.index(1.0)], "rejected": group[scores.index(0.0)]})
+            sides = [group[scores.index(1.0)], group[scores.index(0.0)]]
+            chosen, rejected = completions(task, sides, [row["answer"]] * 2)
+            pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     if len(pairs) < FEWEST_PAIRS:
         raise UserError(
             f"reward.kind = 'model': only {len(pairs)} of {len(rows)} problems have both a right and a wrong sample; "
@@ -93,7 +95,7 @@ def _clean_pairs(params: Params) -> list[dict[str, str]]:
     return pairs[:wanted]
 
 
-def _pairwise_accuracy(scorer: Any, pairs: list[dict[str, str]]) -> float:
+def _pairwise_accuracy(scorer: Any, pairs: list[dict[str, Any]]) -> float:
     """Share of pairs whose chosen response scores higher."""
     prompts = [pair["prompt"] for pair in pairs]
     chosen, rejected = (scorer(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected"))

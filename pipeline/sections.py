@@ -46,6 +46,7 @@ def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict
     figures = {name: _picture(path, name, text[name]) for name, path in images.items()}
     plan: list[tuple[str, str, list[Any], list[str]]] = [  # title, text, tables, figures
         ("Results", text["results"], [_results(summary, text)], ["comparison"]),
+        ("Dialogues", "", [_dialogues(runs, summary, text)], []),
         ("Paired differences", "", [_differences(summary, text)], []),
         ("Learning", "", [], ["learning_curves", "rewards"]),
         ("Critic", "", [_critic(summary, text)], ["critic"]),
@@ -160,6 +161,21 @@ def _results(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | 
     }
     rows = [[method.upper(), *(cell(values) for cell in columns.values())] for method, values in summary["methods"].items()]
     return _table(["Method", *columns], rows, text["results_table"])
+
+
+def _dialogues(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """What only dialogues have; None for the other domains."""
+    if "dialogue" not in runs[0].evaluation:
+        return None
+    most = max(runs[0].evaluation["dialogue"]["pass_hat_k"], key=int)
+    headers = ["Method", "TCR", "ACR", "Re-asks", "GCR", f"pass^{most}", "Assistant's tokens", "of the cold start's"]
+    rows = []
+    for method, values in summary["methods"].items():
+        own = [run.evaluation["dialogue"]["pass_hat_k"][most] for run in runs if run.method == method]
+        shares = [spread(values[key], 1, 100) for key in ("tcr", "acr", "reask_rate", "gcr")]
+        tail = [number(sum(own) / len(own), 1, 100), mean(values["response_length"], 1), mean(values["length_inflation"])]
+        rows.append([method.upper(), *shares, *tail])
+    return _table(headers, rows, text["dialogues"])
 
 
 def _differences(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:

@@ -75,6 +75,7 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
         seed=seed,
         generation=params.generation,
         precision=params.runtime.dtype,
+        environment=getattr(task, "environment", None),
         clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
         validation=_problems(task, "validation", with_labels=False),
         **options,
@@ -98,6 +99,7 @@ def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:
 
 def _observed_reward(params: Params, task: Any, seed: int) -> Any:
     """What training sees: a rule on the noisy labels, through the noise channels; or the learned reward model."""
+    from vrpo.rewards.model import completions
     from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
 
     label = params.label
@@ -110,7 +112,12 @@ def _observed_reward(params: Params, task: Any, seed: int) -> Any:
         from vrpo.rewards.model import RewardModelScorer
 
         scorer = RewardModelScorer(REWARD, params.runtime.device)
-        return lambda prompts, responses, **_: [1 / (1 + math.exp(-score)) for score in scorer(prompts, responses)]
+        return lambda prompts, responses, *, answer, **_: [
+            1 / (1 + math.exp(-score)) for score in scorer(prompts, completions(task, responses, answer))
+        ]
+
+    if params.reward.per_turn:
+        return lambda prompts, responses, *, label, **_: task.turn_rewards(responses, label)
 
     def reward(
         prompts: list[str], responses: list[str], *, id: list[str], label: list[str], step: int, samples: list[int], **_: Any
@@ -137,13 +144,14 @@ def _corrected_reward(params: Params, observed: Any, policy: Any, tokenizer: Any
 
 def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[Row], seed: int) -> Any:
     """Flip rates of the observed reward, from responses of the cold start that somebody checks."""
-    from vrpo.evaluation import sample_texts
+    from vrpo.evaluation import sample_texts, task_replies
     from vrpo.rewards.corrections import estimate_rates
     from vrpo.scoring import call_reward
     from vrpo.seeding import stream
 
     rows = stream(problems, 0, params.reward.checked_samples, seed, "checked")
-    texts, _ = sample_texts(policy, tokenizer, [row["prompt"] for row in rows], 1, params.generation, seed=("checked", seed))
+    prompts, reply = [row["prompt"] for row in rows], task_replies(task, rows)
+    texts, _ = sample_texts(policy, tokenizer, prompts, 1, params.generation, seed=("checked", seed), reply=reply)
     responses = [text for (text,) in texts]
     return estimate_rates(
         call_reward(observed, rows, responses, -1, [0] * len(rows)), task.verify(responses, [row["answer"] for row in rows])

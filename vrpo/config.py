@@ -43,6 +43,7 @@ class PrepareConfig(Section):
     test_size: Count = 512
     min_length: Count = 1  # procedural math: shortest problem, in operations
     max_length: Annotated[int, Field(ge=1, le=20)] = 8  # procedural math: longest problem
+    wording: Literal["symbols", "english"] = "symbols"  # procedural dialogue: the user's words, single symbols or English (chat models)
     label_noise: Probability = 0.0  # declared share of training rows whose `label` differs from `answer`
     seed: int = 0
 
@@ -94,6 +95,7 @@ class RewardConfig(Section):
     pairs: Count = 512
     label_error: Probability = 0.2  # share of preference pairs whose order is flipped
     length_bias: Probability = 0.0  # share of pairs decided by length instead
+    per_turn: bool = False  # dialogue, clean rule-based reward: each turn earns what it adds to the goal, instead of one return at the end
     steps: Count = 60
     batch_size: Count = 32
     learning_rate: Positive = 5e-4
@@ -105,7 +107,8 @@ class RewardConfig(Section):
 class GenerationConfig(Section):
     """Sampling of responses."""
 
-    max_new_tokens: Count = 34
+    max_new_tokens: Count = 34  # of a response, or of a turn in a dialogue
+    max_turns: Count = 10  # dialogue: the assistant's turns, after which it is cut
     temperature: Positive = 1.0
     batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
 
@@ -230,6 +233,18 @@ class Params(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _turn_rewards_are_clean(self) -> Params:
+        """Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers."""
+        label = self.label
+        noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
+        if self.reward.per_turn and (self.domain != "dialogue" or self.reward.kind == "model" or self.reward.correction != "none" or noisy):
+            raise ValueError(
+                "reward.per_turn = true: needs domain = dialogue, reward.kind = rule, reward.correction = none and no flips or heavy tails "
+                "in `label`; set it to false, or change these"
+            )
+        return self
 
 
 def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

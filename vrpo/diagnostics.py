@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vrpo.conversation import Reply, converse
 from vrpo.critic import ValueModel
-from vrpo.generation import generate
+from vrpo.generation import decode
 from vrpo.masking import masked_mean, masked_var
 from vrpo.types import Experience
 
@@ -87,11 +88,13 @@ class MonteCarloCheck:
 def monte_carlo_check(
     policy: Any,
     critic: ValueModel,
+    tokenizer: Any,
     prompts: Sequence[Sequence[int]],
-    score: Callable[[list[list[int]]], Sequence[float | None]],
+    score: Callable[[list[str]], Sequence[float | None]],
     *,
     samples: int,
     seed: int,
+    reply: Reply | None = None,
     batch_size: int = 256,
     **generation: Any,
 ) -> MonteCarloCheck:
@@ -100,21 +103,27 @@ def monte_carlo_check(
     Args:
         policy, critic: models on one device.
         prompts: N lists of token ids.
-        score: clean reward of whole responses (token ids), one list of N * samples; responses to one prompt stand together.
-        generation: arguments of `generate` other than seed.
+        score: clean reward of whole responses (texts, see `decode`), one list of N * samples; responses to one prompt stand together.
+        reply: environment of a dialogue, in which continuations go on (see `converse`).
+        generation: arguments of `converse` other than seed.
     """
-    rollout = generate(policy, prompts, seed=seed, **generation)
+    rollout = converse(policy, tokenizer, prompts, reply, seed=seed, **generation)
     draws = torch.rand(len(prompts), generator=torch.Generator().manual_seed(seed + 1))
-    cuts = (draws * rollout.lengths).long()  # y_<cut is kept: cut 0 is the bare prompt
-    prefixes = [rollout.responses[row, :cut].tolist() for row, cut in enumerate(cuts.tolist())]
-    states = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
-
-    repeated = [state for state in states for _ in range(samples)]
-    continuation = generate(policy, repeated, seed=seed + 2, **generation)
-    responses = [
-        prefixes[row // samples] + continuation.responses[row][continuation.response_mask[row]].tolist() for row in range(len(repeated))
+    chosen = (draws * rollout.lengths).long()  # of the policy's tokens
+    cuts = torch.tensor([int(mask.nonzero()[place, 0]) for mask, place in zip(rollout.response_mask, chosen, strict=True)])
+    prefixes = [  # y_<cut is kept: cut 0 is the bare prompt
+        (rollout.responses[row, :cut].tolist(), rollout.response_mask[row, :cut].tolist()) for row, cut in enumerate(cuts.tolist())
     ]
-    scores = torch.tensor([math.nan if value is None else value for value in score(responses)])
+    continued = converse(
+        policy,
+        tokenizer,
+        [prompt for prompt in prompts for _ in range(samples)],
+        None if reply is None else lambda place, turns: reply(place // samples, turns),
+        seed=seed + 2,
+        prefixes=[prefix for prefix in prefixes for _ in range(samples)],
+        **generation,
+    )
+    scores = torch.tensor([math.nan if value is None else value for value in score(decode(tokenizer, continued))])
 
     values = critic.read(rollout, batch_size).gather(1, cuts[:, None])[:, 0]
     return MonteCarloCheck(values, scores.view(-1, samples).nanmean(1))

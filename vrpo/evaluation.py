@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from vrpo.config import GenerationConfig
-from vrpo.generation import decode, encode, generate, generation_settings
+from vrpo.conversation import Reply, converse, replies
+from vrpo.generation import decode, encode, generation_settings
 from vrpo.seeding import derive_seed
 from vrpo.types import Rollout
 
@@ -22,9 +24,10 @@ def sample_texts(
     generation: GenerationConfig,
     *,
     seed: tuple[object, ...],
+    reply: Reply | None = None,
     progress: str | None = None,
 ) -> tuple[list[list[str]], list[Rollout]]:
-    """`samples` responses to each prompt.
+    """`samples` responses to each prompt, dialogues where `reply` answers them (its first argument counts the prompts).
 
     Returns:
         texts, one list of `samples` per prompt, and the rollouts they come from: chunks of rows in the same order, samples
@@ -39,10 +42,22 @@ def sample_texts(
     with tqdm(total=len(repeated), desc=progress, unit="response", disable=progress is None) as bar:
         for start in range(0, len(repeated), generation.batch_size):
             rows = repeated[start : start + generation.batch_size]
-            rollouts.append(generate(model, rows, seed=derive_seed(*seed, start), **settings))
+            answer = None if reply is None else partial(_reply_to_sample, reply, start, samples)
+            rollouts.append(
+                converse(model, tokenizer, rows, answer, seed=derive_seed(*seed, start), max_turns=generation.max_turns, **settings)
+            )
             texts += decode(tokenizer, rollouts[-1])
             bar.update(len(rows))
     return [texts[i : i + samples] for i in range(0, len(texts), samples)], rollouts
+
+
+def _reply_to_sample(reply: Reply, start: int, samples: int, row: int, turns: list[str]) -> str | None:
+    return reply((start + row) // samples, turns)
+
+
+def task_replies(task: Any, rows: Sequence[dict[str, Any]]) -> Reply | None:
+    """The environment of a task's rows; None for tasks of one turn."""
+    return replies(getattr(task, "environment", None), rows)
 
 
 @dataclass(frozen=True)
@@ -54,20 +69,25 @@ class PolicySamples:
         texts: one list of responses per problem.
         rollouts: the same responses as tokens, in order (see `sample_texts`).
         clean: score of each response against the clean answer, flat.
+        details: what the task itself has to say about the responses, by name (dialogues: the metrics of `vrpo.tasks.dialogue`).
     """
 
     rows: list[dict[str, Any]]
     texts: list[list[str]]
     rollouts: list[Rollout]
     clean: list[float | None]
+    details: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def draw(
         cls, policy: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], samples: int, generation: GenerationConfig, seed: int
     ) -> PolicySamples:
         prompts = [task.prompt(row["question"]) for row in rows]
-        texts, rollouts = sample_texts(policy, tokenizer, prompts, samples, generation, seed=("evaluate", seed), progress="evaluate")
-        return cls(rows, texts, rollouts, verify_samples(task, texts, [row["answer"] for row in rows]))
+        settings = {"seed": ("evaluate", seed), "reply": task_replies(task, rows), "progress": "evaluate"}
+        texts, rollouts = sample_texts(policy, tokenizer, prompts, samples, generation, **settings)
+        answers = [row["answer"] for row in rows]
+        details = {task.name: task.summary(texts, answers)} if hasattr(task, "summary") else {}
+        return cls(rows, texts, rollouts, verify_samples(task, texts, answers), details)
 
     def summary(self) -> dict[str, Any]:
         """Accuracy with its interval, by difficulty too where rows have a `length`, and mean response length in tokens."""
@@ -84,7 +104,7 @@ class PolicySamples:
             "accuracy": {"mean": overall.mean, "ci95": list(overall.ci95), "n": overall.problems, "samples": count},
             "accuracy_by_length": by_length,
             "response_length": sum(lengths) / len(lengths),
-        }
+        } | self.details
 
 
 def verify_samples(task: Any, texts: list[list[str]], answers: Sequence[str]) -> list[float | None]:

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from vrpo.types import Rollout
 
+TURN_SEPARATOR = "\x1e"  # ASCII's record separator, between the turns of a decoded dialogue
 COMPACT_BELOW = 0.85  # copy the cache once fewer than this share of its rows is still running
 
 
@@ -40,7 +41,7 @@ def generate(
     pad_token_id: int,
     seed: int,
     batch_size: int = 512,
-    first_row: int = 0,
+    places: Sequence[int] | None = None,
 ) -> Rollout:
     """Sample one response per prompt.
 
@@ -52,13 +53,15 @@ def generate(
         eos_token_id: one id or several, each ends a response and counts as part of it.
         seed: fixes the samples.
         batch_size: rows decoded together.
-        first_row: place of the first prompt in the batch that `seed` fixes, when another process samples the rows before it.
+        places: of the prompts in the batch that `seed` fixes, when others are sampled elsewhere (in another process, or not at all
+            because their dialogue is over); by default 0 ... B - 1.
 
     Returns:
         Rollout on the CPU, T = the longest response.
     """
-    draws = torch.rand((first_row + len(prompts), max_new_tokens), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    uniforms = draws[first_row:]
+    places = torch.arange(len(prompts)) if places is None else torch.tensor(list(places), dtype=torch.long)
+    drawn = int(places.max()) + 1 if len(places) else 0
+    uniforms = torch.rand((drawn, max_new_tokens), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)[places]
     stops = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
     ids, mask = pad_prompts(prompts, pad_token_id)
     shape = (len(prompts), max_new_tokens)
@@ -133,10 +136,10 @@ def _distinct(ids: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]
 
 
 def generation_settings(model, tokenizer, config) -> dict:
-    """Keyword arguments of `generate` other than the seed, from a model, its tokenizer and a `GenerationConfig`."""
+    """Keyword arguments of `generate` and `converse` other than the seed, from a model, its tokenizer and a `GenerationConfig`."""
     eos = model.generation_config.eos_token_id
     pad = tokenizer.pad_token_id
-    return config.model_dump() | {
+    return config.model_dump(exclude={"max_turns"}) | {
         "eos_token_id": tokenizer.eos_token_id if eos is None else eos,
         "pad_token_id": tokenizer.eos_token_id if pad is None else pad,
     }
@@ -148,6 +151,16 @@ def encode(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def decode(tokenizer, rollout: Rollout) -> list[str]:
-    """Responses as text, without special tokens."""
-    tokens = [ids[mask].tolist() for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True)]
-    return tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    """Responses as text, without special tokens. A dialogue gives the policy's turns, joined by `TURN_SEPARATOR`."""
+    texts = []
+    for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True):
+        turns = [ids[mask]] if rollout.environment_mask is None else [ids[turn] for turn in spans(mask)]
+        texts.append(turns)
+    flat = iter(tokenizer.batch_decode([turn.tolist() for turns in texts for turn in turns], skip_special_tokens=True))
+    return [TURN_SEPARATOR.join(next(flat) for _ in turns) for turns in texts]
+
+
+def spans(mask: Tensor) -> list[slice]:
+    """The runs of True of a mask [T], in order."""
+    edges = torch.diff(mask.int(), prepend=torch.zeros(1, dtype=torch.int32), append=torch.zeros(1, dtype=torch.int32)).nonzero()[:, 0]
+    return [slice(start, end) for start, end in edges.view(-1, 2).tolist()]

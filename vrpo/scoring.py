@@ -11,17 +11,17 @@ from torch import Tensor
 
 from vrpo.config import UserError
 from vrpo.diagnostics import critic_metrics
+from vrpo.generation import spans
 from vrpo.losses import kl_k3
 from vrpo.masking import masked_mean, masked_var
 from vrpo.rewards.noise import confusion
 from vrpo.types import Experience, Rollout
 
-Reward = Callable[..., Sequence[float | None]]
+Score = float | Sequence[float] | None  # of a response; of each of the policy's turns in a dialogue; not to be had
+Reward = Callable[..., Sequence[Score]]
 
 
-def call_reward(
-    reward: Reward, rows: Sequence[dict[str, Any]], texts: Sequence[str], step: int, samples: Sequence[int]
-) -> list[float | None]:
+def call_reward(reward: Reward, rows: Sequence[dict[str, Any]], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
     """Ask a reward for one score per response.
 
     Raises:
@@ -36,20 +36,42 @@ def call_reward(
             f"the reward returned {len(scores)} scores for {len(texts)} responses; it must return one each, None where it has none"
         )
     for index, score in enumerate(scores):
-        if score is not None and not math.isfinite(score):
+        if score is not None and not math.isfinite(_total(score)):
             raise UserError(f"reward {index} in iteration {step} is {score}; return None for a response that cannot be scored")
     return scores
 
 
-def new_experience(rollout: Rollout, scores: Tensor, scored: Tensor) -> Experience:
-    """A rollout with its score [B] on the last response token. Unscored rows lose their mask, and so leave every loss."""
-    fields = {name: getattr(rollout, name) for name in ("prompts", "prompt_mask", "responses", "logprobs")}
-    return Experience(
-        **fields,
-        response_mask=rollout.response_mask & scored[:, None],
-        rewards=at_last_token(scores, rollout.response_mask) * scored[:, None],
-        scored=scored,
-    )
+def _total(score: Score) -> float | None:
+    return score if score is None or isinstance(score, int | float) else sum(score)
+
+
+def totals(scores: Sequence[Score]) -> list[float | None]:
+    """One number per response, the sum over its turns where each has its own."""
+    return [_total(score) for score in scores]
+
+
+def new_experience(rollout: Rollout, scores: Sequence[Score]) -> Experience:
+    """A rollout with its scores on the last response token, or on the last token of each turn.
+
+    Unscored rows lose their mask, and so leave every loss.
+
+    Raises:
+        UserError: a response has another number of turns than of scores.
+    """
+    fields = {name: getattr(rollout, name) for name in ("prompts", "prompt_mask", "responses", "logprobs", "environment_mask")}
+    scored = torch.tensor([score is not None for score in scores])
+    rewards = at_last_token(torch.tensor([total or 0.0 for total in totals(scores)]), rollout.response_mask)
+    for row, score in enumerate(scores):
+        if isinstance(score, int | float) or score is None:
+            continue
+        ends = [turn.stop - 1 for turn in spans(rollout.response_mask[row])]
+        if len(ends) != len(score):
+            raise UserError(
+                f"the reward gave {len(score)} scores to a response of {len(ends)} turns; it must give one number, or one a turn"
+            )
+        rewards[row] = 0.0
+        rewards[row, ends] = torch.tensor(score, dtype=torch.float32)
+    return Experience(**fields, response_mask=rollout.response_mask & scored[:, None], rewards=rewards * scored[:, None], scored=scored)
 
 
 def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:

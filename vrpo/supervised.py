@@ -11,21 +11,33 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vrpo.config import UserError
+from vrpo.conversation import encode_turns
 
 IGNORED = -100  # label of a position that does not count
 
 
-def encode_pairs(tokenizer: Any, prompts: list[str], completions: list[str]) -> list[tuple[list[int], list[int]]]:
-    """Token ids of each prompt and of its completion, EOS last and exactly once."""
-    eos = tokenizer.eos_token_id
-    ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, completions)]
-    return [(prompt, completion if completion[-1:] == [eos] else [*completion, eos]) for prompt, completion in zip(*ids, strict=True)]
+Completion = str | list[str]  # a text, or the messages of a dialogue, the assistant's first
+
+
+def encode_completion(tokenizer: Any, completion: Completion) -> tuple[list[int], list[bool]]:
+    """Token ids of a completion, EOS last and exactly once, and which of them the assistant wrote."""
+    if not isinstance(completion, str):
+        return encode_turns(tokenizer, completion)
+    ids, eos = tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
+    ids = ids if ids[-1:] == [eos] else [*ids, eos]
+    return ids, [True] * len(ids)
+
+
+def encode_pairs(tokenizer: Any, prompts: list[str], completions: list[Completion]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each prompt and of its completion (see `encode_completion`)."""
+    encoded = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    return [(prompt, encode_completion(tokenizer, completion)[0]) for prompt, completion in zip(encoded, completions, strict=True)]
 
 
 def fit_demonstrations(
     model: Any,
     tokenizer: Any,
-    pairs: list[dict[str, str]],
+    pairs: list[dict[str, Any]],
     *,
     steps: int,
     batch_size: int,
@@ -35,6 +47,8 @@ def fit_demonstrations(
     shuffle: bool = True,
 ) -> list[float]:
     """Train `model` in place to continue each `prompt` with its `completion` and EOS; the prompt itself is not learned.
+
+    A completion may be a dialogue (see `Completion`): only the assistant's turns are learned, the others are read.
 
     With `shuffle=False` the pairs are seen in their order.
 
@@ -51,11 +65,15 @@ def fit_demonstrations(
     class LeanSFTTrainer(SFTTrainer):
         compute_loss = Trainer.compute_loss  # the model's own loss; TRL's adds entropy and accuracy to every step, which nothing here reads
 
-    rows = encode_pairs(tokenizer, [pair["prompt"] for pair in pairs], [pair["completion"] for pair in pairs])
+    prompts = tokenizer([pair["prompt"] for pair in pairs], add_special_tokens=False)["input_ids"]
+    completions = [encode_completion(tokenizer, pair["completion"]) for pair in pairs]
     dataset = Dataset.from_dict(
         {
-            "input_ids": [prompt + completion for prompt, completion in rows],
-            "labels": [[IGNORED] * len(prompt) + completion for prompt, completion in rows],
+            "input_ids": [prompt + ids for prompt, (ids, _) in zip(prompts, completions, strict=True)],
+            "labels": [
+                [IGNORED] * len(prompt) + [token if learned else IGNORED for token, learned in zip(ids, own, strict=True)]
+                for prompt, (ids, own) in zip(prompts, completions, strict=True)
+            ],
         }
     )
     settings = _settings(model, steps, batch_size, learning_rate, seed) | {"train_sampling_strategy": "random" if shuffle else "sequential"}
@@ -63,7 +81,7 @@ def fit_demonstrations(
 
 
 def fit_preferences(
-    model: Any, tokenizer: Any, pairs: list[dict[str, str]], *, steps: int, batch_size: int, learning_rate: float, seed: int, stage: str
+    model: Any, tokenizer: Any, pairs: list[dict[str, Any]], *, steps: int, batch_size: int, learning_rate: float, seed: int, stage: str
 ) -> list[float]:
     """Train a one-output sequence classifier in place to score `chosen` above `rejected` after the same `prompt`.
 

@@ -22,36 +22,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrpo.algorithms.dr_grpo import DrGRPO
-from vrpo.algorithms.grpo import GRPO
-from vrpo.algorithms.oracle import Oracle
-from vrpo.algorithms.ppo import PPO
-from vrpo.algorithms.reinforce import Reinforce
-from vrpo.algorithms.reinforce_pp import ReinforcePP
-from vrpo.algorithms.rloo import RLOO
-from vrpo.algorithms.vrpo import VRPO
+from vrpo.algorithms.choice import ALGORITHMS
 from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weights_digest
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
+from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import HealthWarning, health_metrics, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
-from vrpo.generation import decode, encode, generate, generation_settings
+from vrpo.generation import decode, encode, generation_settings
 from vrpo.lora import add_lora, without_lora
 from vrpo.losses import kl_k1
 from vrpo.masking import masked_whiten
 from vrpo.models import load_policy, save_model
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
-from vrpo.scoring import Reward, call_reward, experience_metrics, new_experience
+from vrpo.scoring import Reward, Score, call_reward, experience_metrics, new_experience, totals
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.types import Experience, Rollout
 from vrpo.updater import Updater
 
 logger = logging.getLogger(__name__)
-
-ALGORITHMS = {"ppo": PPO, "vrpo": VRPO, "oracle": Oracle, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO}
-ALGORITHMS |= {"reinforce_pp": ReinforcePP, "reinforce": Reinforce}
 
 Row = dict[str, Any]
 
@@ -66,12 +57,15 @@ class Trainer:
         problems: training rows, each with a `prompt`, text or conversation, and any other columns (see `prompt_rows`).
         reward: `(prompts, responses, **columns) -> list[float | None]`, the observed reward. `columns` are the rows' other
             columns, `step` (the iteration) and `samples` (index of each response among those to its prompt). None means that
-            a response could not be scored: it is left out of every loss and counted.
+            a response could not be scored: it is left out of every loss and counted. For a dialogue a score may be a list, one number
+            for each of the policy's turns: each is earned at the end of its turn.
         method: "vrpo", "ppo", "grpo", "dr_grpo", "rloo" or "reinforce_pp".
         seed: of everything random in the run.
         generation: how responses are sampled.
         precision: of forward passes; the weights keep the type they have.
         clean_reward: same signature, for measurement only; None where no clean reward is known.
+        environment: answers the policy's turns and makes responses dialogues (see `vrpo.conversation`); rewards then get the policy's
+            turns joined by `vrpo.generation.TURN_SEPARATOR`. None: one turn, one response.
         validation: held-out rows, measured with `clean_reward` (or `reward`).
         checkpoint: file that holds the run's state between iterations; None: no checkpoints.
         on_log: called with each iteration's row of metrics.
@@ -94,6 +88,7 @@ class Trainer:
         generation: GenerationConfig | None = None,
         precision: Precision = "float32",
         clean_reward: Reward | None = None,
+        environment: Environment | None = None,
         validation: Iterable[Any] = (),
         checkpoint: Path | None = None,
         on_log: Callable[[dict[str, float]], None] = lambda row: None,
@@ -105,7 +100,7 @@ class Trainer:
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.generation = generation or GenerationConfig()
         self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer) if validation else []
-        self.reward, self.clean_reward = reward, clean_reward
+        self.reward, self.clean_reward, self.environment = reward, clean_reward, environment
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
         self.fingerprint = {
             "config": config.model_dump(exclude={"checkpoint_every"}),
@@ -217,12 +212,12 @@ class Trainer:
         self.rollouts += len(rows)
         with self.timer("reward"):
             texts = decode(self.tokenizer, rollout)
-            observed = self.score(self.reward, rows, texts, iteration, samples)
+            given = self.score(self.reward, rows, texts, iteration, samples)
             clean = self.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
-        scores, scored = torch.tensor([score or 0.0 for score in observed]), torch.tensor([score is not None for score in observed])
+            observed, clean = totals(given), clean and totals(clean)
         with self.timer("values"):
             reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
-            experience, readings = self.read(new_experience(rollout, scores, scored), reference)
+            experience, readings = self.read(new_experience(rollout, given), reference)
         if self.config.kl_coefficient and self.config.kl_in == "reward":
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
@@ -240,11 +235,13 @@ class Trainer:
         prompts = encode(self.tokenizer, [row["prompt"] for row in rows])
         mine = self.processes.share(len(prompts))
         settings = generation_settings(self.policy, self.tokenizer, self.generation)
+        reply, turns = replies(self.environment, rows[mine]), self.generation.max_turns
         with self.updater.autocast():
-            part = generate(self.policy, prompts[mine], seed=seed, first_row=mine.start, **settings)
+            places = range(mine.start, mine.stop)
+            part = converse(self.policy, self.tokenizer, prompts[mine], reply, seed=seed, places=places, max_turns=turns, **settings)
         return Rollout.concatenate(self.processes.gather(part))
 
-    def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[float | None]:
+    def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
         """One score per response (see `call_reward`)."""
         mine = self.processes.share(len(rows))
         parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine]))
@@ -295,7 +292,7 @@ class Trainer:
         with self.timer("measure"):
             rollout = self.sample(self.validation, derive_seed(self.seed, "validation"))
             scores = self.score(reward, self.validation, decode(self.tokenizer, rollout), step, [0] * len(rollout))
-            known = [score for score in scores if score is not None]
+            known = [score for score in totals(scores) if score is not None]
             metrics = {"validation/accuracy": sum(known) / max(len(known), 1), "validation/length": float(rollout.lengths.float().mean())}
             rows, samples = self.validation[: self.config.monte_carlo_prefixes], self.config.monte_carlo_samples
             if not critic or self.critic is None or not rows:
@@ -304,16 +301,13 @@ class Trainer:
             check = monte_carlo_check(
                 self.policy,
                 self.critic,
+                self.tokenizer,
                 encode(self.tokenizer, [row["prompt"] for row in rows]),
-                lambda responses: call_reward(
-                    reward,
-                    repeated,
-                    self.tokenizer.batch_decode(responses, skip_special_tokens=True),
-                    step,
-                    list(range(samples)) * len(rows),
-                ),
+                lambda texts: totals(call_reward(reward, repeated, texts, step, list(range(samples)) * len(rows))),
                 samples=samples,
                 seed=derive_seed(self.seed, step, "monte carlo"),
+                reply=replies(self.environment, rows),
+                max_turns=self.generation.max_turns,
                 **generation_settings(self.policy, self.tokenizer, self.generation),
             )
         return metrics | {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error, "critic/slope_mc": check.slope}

@@ -36,8 +36,10 @@ class Rollout(_Rows):
         prompts: int64 [B, P], left-padded.
         prompt_mask: bool [B, P].
         responses: int64 [B, T], right-padded; EOS included where the policy produced it.
-        response_mask: bool [B, T], True on tokens the policy produced.
+        response_mask: bool [B, T], True on tokens the policy produced. In a dialogue it has gaps, the environment's turns.
         logprobs: float32 [B, T], log-probability of each token under the sampling policy at the sampling temperature; 0 where masked.
+        environment_mask: bool [B, T], True on tokens inside a dialogue that the environment wrote: read by every model, part of no loss;
+            None where there are none.
     """
 
     prompts: Tensor
@@ -45,6 +47,7 @@ class Rollout(_Rows):
     responses: Tensor
     response_mask: Tensor
     logprobs: Tensor
+    environment_mask: Tensor | None = None
 
     @property
     def input_ids(self) -> Tensor:
@@ -53,8 +56,13 @@ class Rollout(_Rows):
 
     @property
     def attention_mask(self) -> Tensor:
-        """bool [B, P + T]."""
-        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+        """bool [B, P + T]: prompt, and whatever policy or environment wrote after it."""
+        return torch.cat([self.prompt_mask, self.written], dim=1)
+
+    @property
+    def written(self) -> Tensor:
+        """bool [B, T], the tokens of a response that are no padding."""
+        return self.response_mask if self.environment_mask is None else self.response_mask | self.environment_mask
 
     def micro_batches(self, size: int) -> tuple[Tensor, ...]:
         """The rows' places, int64, in lots of at most `size`, shortest texts first: neighbours in this order need little padding."""
@@ -63,7 +71,7 @@ class Rollout(_Rows):
     def trim(self):
         """The same rows without the columns that are padding in all of them: less work, same numbers."""
         longest_prompt = int(self.prompt_mask.sum(1).max())
-        longest_response = max(int(self.response_mask.sum(1).max()), 1)
+        longest_response = max(int(self.written.sum(1).max()), 1)
         cut = {"prompts": self.prompts[:, -longest_prompt:], "prompt_mask": self.prompt_mask[:, -longest_prompt:]}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -83,11 +91,11 @@ class Rollout(_Rows):
             missing = [(prompt_width if left else width) - tensor.shape[1] for tensor in tensors]
             return torch.cat([F.pad(tensor, (gap, 0) if left else (0, gap)) for tensor, gap in zip(tensors, missing, strict=True)])
 
-        return cls(**{f.name: joined(f.name) for f in fields(cls)})
+        return cls(**{f.name: joined(f.name) for f in fields(cls) if getattr(parts[0], f.name) is not None})
 
     @property
     def lengths(self) -> Tensor:
-        """int64 [B], response tokens."""
+        """int64 [B], response tokens that the policy wrote."""
         return self.response_mask.sum(1)
 
 

@@ -43,13 +43,13 @@ def test_monte_carlo_check_scores_prefix_and_continuation_together(policy, token
         seen.extend(responses)
         return [float(len(response) > 6) for response in responses]
 
-    check = monte_carlo_check(policy, critic, prompts, score, samples=5, seed=0, **settings)
+    check = monte_carlo_check(policy, critic, tokenizer, prompts, score, samples=5, seed=0, **settings)
     assert len(seen) == 60 and check.values.shape == check.monte_carlo.shape == (12,)
     assert torch.allclose(check.values, torch.full((12,), 0.5))  # an untrained head says one half
     longer = torch.tensor([[len(r) > 6 for r in seen[i : i + 5]] for i in range(0, 60, 5)]).float().mean(1)
     assert torch.equal(check.monte_carlo, longer) and longer.sum() > 0  # longer than one continuation can be: the prefix is there
     for i in range(0, 60, 5):  # samples of one state share its prefix
-        assert len({tuple(r[:1]) for r in seen[i : i + 5] if len(r) > 6}) <= 1
+        assert len({r[:1] for r in seen[i : i + 5] if len(r) > 6}) <= 1
 
 
 def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tokenizer, problems, monkeypatch) -> None:
@@ -67,8 +67,10 @@ def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tok
         def read(self, rollout, batch_size):
             return torch.arange(rollout.responses.shape[1]).float().expand(len(rollout), -1)
 
-    monkeypatch.setattr("vrpo.diagnostics.generate", recorded)
-    check = monte_carlo_check(policy, Counter(), prompts, lambda responses: [1.0] * len(responses), samples=2, seed=0, **settings)
+    monkeypatch.setattr("vrpo.conversation.generate", recorded)
+    check = monte_carlo_check(
+        policy, Counter(), tokenizer, prompts, lambda responses: [1.0] * len(responses), samples=2, seed=0, **settings
+    )
     kept = [len(state) - len(prompt) for state, prompt in zip(asked[1][::2], prompts, strict=True)]
     assert check.values.tolist() == kept and len(set(kept)) > 2
 

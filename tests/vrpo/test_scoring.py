@@ -40,7 +40,7 @@ def test_noise_part_is_the_flips_by_hand_whatever_the_critic_says(lam: float) ->
 def test_a_rollout_reports_both_rewards_and_the_parts() -> None:
     ids = torch.zeros(MASK.shape, dtype=torch.long)
     rollout = Rollout(ids[:, :1], MASK[:, :1], ids, MASK, torch.zeros(MASK.shape))
-    experience = new_experience(rollout, torch.tensor(OBSERVED), torch.ones(len(IDS), dtype=torch.bool))
+    experience = new_experience(rollout, OBSERVED)
     metrics = experience_metrics(
         experience, OBSERVED, CLEAN, lambda e, rewards: (compute_gae(rewards, torch.zeros(MASK.shape), MASK, 1.0, 0.9),) * 2
     )

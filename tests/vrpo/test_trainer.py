@@ -126,7 +126,7 @@ def test_unscored_responses_leave_every_loss_and_are_counted(tokenizer, problems
     log = run.run()
     assert all(row["reward/unscored"] == 0.5 for row in log)
     rollout = Rollout(*(torch.ones(2, 3, dtype=kind) for kind in (torch.long, torch.bool, torch.long, torch.bool, torch.float)))
-    experience = new_experience(rollout, torch.tensor([1.0, 777.0]), torch.tensor([True, False]))
+    experience = new_experience(rollout, [1.0, None])
     assert experience.rewards.tolist() == [[0, 0, 1], [0, 0, 0]]
     assert experience.response_mask.tolist() == [[True] * 3, [False] * 3]
 

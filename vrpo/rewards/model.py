@@ -6,6 +6,7 @@ text's end by the padding id, gives the same scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,35 @@ import torch
 from vrpo.config import UserError
 from vrpo.models import load_tokenizer
 from vrpo.seeding import derive_seed, uniform
-from vrpo.supervised import encode_pairs
+from vrpo.supervised import Completion, encode_pairs
 
 
-def noisy_preferences(pairs: list[dict[str, str]], label_error: float, length_bias: float, seed: int) -> list[dict[str, str]]:
+def noisy_preferences(pairs: list[dict[str, Any]], label_error: float, length_bias: float, seed: int) -> list[dict[str, Any]]:
     """Preferences as a fallible judge gives them, from clean ones (`prompt`, `chosen`, `rejected`).
 
-    A share `length_bias` is decided by length (in characters, the longer wins; ties stay), whatever its quality; then a share
+    A share `length_bias` is decided by length (in characters, those of a whole dialogue if it is one; the longer wins; ties stay), whatever its quality; then a share
     `label_error` of all is flipped. Draws depend on `seed` and the pair's place alone.
     """
     noisy = []
     for index, pair in enumerate(pairs):
         chosen, rejected = pair["chosen"], pair["rejected"]
-        if uniform("length", seed, index) < length_bias and len(rejected) > len(chosen):
+        if uniform("length", seed, index) < length_bias and _length(rejected) > _length(chosen):
             chosen, rejected = rejected, chosen
         if uniform("error", seed, index) < label_error:
             chosen, rejected = rejected, chosen
         noisy.append({"prompt": pair["prompt"], "chosen": chosen, "rejected": rejected})
     return noisy
+
+
+def completions(task: Any, responses: Sequence[str], answers: Sequence[str]) -> list[Completion]:
+    """What a reward model reads of responses: their text, or the whole dialogues that they are the assistant's part of."""
+    if not hasattr(task, "messages"):
+        return list(responses)
+    return [task.messages(answer, response) for response, answer in zip(responses, answers, strict=True)]
+
+
+def _length(completion: Completion) -> int:
+    return len(completion) if isinstance(completion, str) else sum(map(len, completion))
 
 
 def new_reward_model(
@@ -80,8 +92,8 @@ class RewardModelScorer:
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
-        """One score per (prompt, response); a response is scored with EOS after it."""
+    def __call__(self, prompts: list[str], responses: list[Completion]) -> list[float]:
+        """One score per (prompt, response), the latter a text or the messages of a dialogue; it is scored with EOS after it."""
         rows = [torch.tensor(prompt + response) for prompt, response in encode_pairs(self.tokenizer, prompts, responses)]
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))  # little padding per batch
         scores = torch.zeros(len(rows))

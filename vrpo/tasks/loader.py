@@ -13,7 +13,7 @@ def load_task(params: Params, tokenizer: Any = None) -> Task:
     if params.prepare.dataset == "procedural":
         from vrpo.tasks.procedural import procedural_task
 
-        return procedural_task(params)
+        return procedural_task(params, tokenizer)
     if params.domain == "math":
         from vrpo.tasks.math import MathTask
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vrpo.config import Params, UserError
 from vrpo.tasks.base import ProceduralTask
 
 
-def procedural_task(params: Params) -> ProceduralTask:
-    """The domain's own generator."""
+def procedural_task(params: Params, tokenizer: Any = None) -> ProceduralTask:
+    """The domain's own generator. `tokenizer`, of the policy, is for tasks that speak through its chat template."""
     if params.domain == "math":
         from vrpo.tasks.chain import ChainTask
 
         return ChainTask(params.prepare.max_length, params.prepare.min_length)
+    if params.domain == "dialogue":
+        from vrpo.tasks.dialogue.task import DialogueTask
+
+        return DialogueTask(tokenizer, params.generation.max_turns, params.prepare.wording == "english")
     raise UserError(f"domain = {params.domain!r}: has no procedural problems yet; use math")

@@ -1,0 +1,215 @@
+"""Dialogues as responses: whose token is whose, that each row is sampled on its own, and that nothing of the environment reaches a loss."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import METHODS, config, tiny_policy
+
+from vrpo.config import GenerationConfig, UserError
+from vrpo.conversation import converse, encode_turns, replies
+from vrpo.critic import ValueModel
+from vrpo.diagnostics import monte_carlo_check
+from vrpo.forward import policy_forward
+from vrpo.generation import TURN_SEPARATOR, decode, encode, generation_settings, spans
+from vrpo.scoring import new_experience
+from vrpo.tasks.dialogue.task import DialogueTask, new_tokenizer
+from vrpo.trainer import Trainer
+
+SETTINGS = GenerationConfig(max_new_tokens=5, max_turns=3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return new_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer():
+    """A byte-level tokenizer with ChatML, as hub models have it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    core = Tokenizer(models.BPE({s: i for i, s in enumerate([*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    chat = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        padding_side="left",
+    )
+    chat.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return chat
+
+
+def talk(tokenizer, rows=6, english=False, seed=3, **options):
+    task = DialogueTask(tokenizer, SETTINGS.max_turns, english)
+    problems = task.generate(rows, 0, set())
+    policy = tiny_policy(tokenizer, seed=1)
+    prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
+    settings = generation_settings(policy, tokenizer, SETTINGS) | {"max_turns": SETTINGS.max_turns} | options
+    rollout = converse(policy, tokenizer, prompts, replies(task.environment, problems), seed=seed, **settings)
+    return task, problems, policy, prompts, settings, rollout
+
+
+def row_tokens(rollout, row):
+    written = rollout.written[row]
+    return rollout.responses[row][written].tolist(), rollout.response_mask[row][written].tolist()
+
+
+def test_turns_alternate_and_the_texts_replay_to_the_same_tokens(tokenizer) -> None:
+    task, problems, _, _, _, rollout = talk(tokenizer)
+    assert len({int(n) for n in rollout.lengths}) > 1 and not (rollout.environment_mask & rollout.response_mask).any()
+    checked = 0
+    for row, (problem, text) in enumerate(zip(problems, decode(tokenizer, rollout), strict=True)):
+        ids, own = row_tokens(rollout, row)
+        turns = text.split(TURN_SEPARATOR)
+        assert len(turns) == len(spans(rollout.response_mask[row])) <= SETTINGS.max_turns
+        if all(ids[turn.stop - 1] == tokenizer.eos_token_id for turn in spans(rollout.response_mask[row])):
+            checked += 1
+            assert (ids, own) == encode_turns(tokenizer, task.messages(problem["answer"], text))
+    assert checked
+
+
+def test_a_turn_without_end_gets_one_from_the_environment(tokenizer) -> None:
+    _, _, _, _, _, rollout = talk(tokenizer)
+    eos = tokenizer.eos_token_id
+    cut = 0
+    for row in range(len(rollout)):
+        for turn in spans(rollout.response_mask[row])[:-1]:
+            ended = rollout.responses[row, turn.stop - 1] == eos
+            cut += not ended
+            assert (rollout.responses[row, turn.stop] == eos) == (not ended)
+    assert cut
+
+
+def test_rows_do_not_depend_on_their_neighbours(tokenizer) -> None:
+    task, problems, policy, prompts, settings, rollout = talk(tokenizer)
+    for row in (0, 3, 5):
+        alone = converse(policy, tokenizer, [prompts[row]], replies(task.environment, [problems[row]]), seed=3, places=[row], **settings)
+        assert row_tokens(alone, 0) == row_tokens(rollout, row)
+    small = talk(tokenizer, batch_size=2)[-1]
+    assert torch.equal(small.responses, rollout.responses) and torch.equal(small.response_mask, rollout.response_mask)
+
+
+def test_logprobs_are_those_of_the_whole_dialogue(tokenizer) -> None:
+    """Sampling turn by turn and one forward pass over prompt, turns and gaps agree: positions and attention are right."""
+    *_, policy, _, _, rollout = talk(tokenizer)
+    again = policy_forward(policy, rollout, 1.0).logprobs
+    assert (again - rollout.logprobs)[rollout.response_mask].abs().max() < 1e-4
+    assert rollout.logprobs[rollout.environment_mask].eq(0).all()
+
+
+def test_a_dialogue_goes_on_from_any_token_with_its_environment(tokenizer) -> None:
+    task, problems, policy, prompts, settings, rollout = talk(tokenizer)
+    seen = []
+
+    def reply(place, turns):
+        seen.append((place, list(turns)))
+        return task.environment(problems[place], turns)
+
+    prefixes, whole = [], [row_tokens(rollout, row) for row in range(len(rollout))]
+    for row, (ids, own) in enumerate(whole):
+        second = spans(rollout.response_mask[row])[1:2]
+        cut = second[0].start + 1 if second else 0  # in the middle of the second turn
+        prefixes.append((ids[:cut], own[:cut]))
+    continued = converse(policy, tokenizer, prompts, reply, seed=9, prefixes=prefixes, **settings)
+    for row, (ids, own) in enumerate(prefixes):
+        found_ids, found_own = row_tokens(continued, row)
+        assert found_ids[: len(ids)] == ids and found_own[: len(ids)] == own and len(found_ids) > len(ids)
+        first = decode(tokenizer, rollout)[row].split(TURN_SEPARATOR)[0]
+        assert all(turns[0] == first for place, turns in seen if place == row and ids)
+    fresh = converse(policy, tokenizer, prompts, reply, seed=3, prefixes=[([], [])] * len(prompts), **settings)
+    assert torch.equal(fresh.responses, rollout.responses)
+
+
+def test_monte_carlo_values_are_those_of_continued_dialogues(tokenizer) -> None:
+    task, problems, policy, prompts, settings, _ = talk(tokenizer)
+    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
+    scored = []
+
+    def score(texts):
+        scored.extend(texts)
+        return [float(len(text.split(TURN_SEPARATOR)) > 1) for text in texts]
+
+    reply = replies(task.environment, problems)
+    check = monte_carlo_check(policy, critic, tokenizer, prompts, score, samples=2, seed=0, reply=reply, **settings)
+    assert len(scored) == 12 and check.monte_carlo.shape == (6,)
+    assert max(len(text.split(TURN_SEPARATOR)) for text in scored) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_of_the_environment_reaches_an_update(tokenizer, method) -> None:
+    """Rubbish in the gaps of an experience changes no weight: they enter no mean, no advantage and no mask."""
+    weights = []
+    for rubbish in (0.0, 999.0, float("nan")):
+        run = new_trainer(tokenizer, method)
+        rows = [row for row in run.problems[:4] for _ in range(run.algorithm.group_size)]
+        experience, _ = run.collect(rows, list(range(run.algorithm.group_size)) * 4, 1)
+        gaps = experience.environment_mask
+        assert gaps.any()
+        names = [name for name in ("logprobs", "rewards", "values", "returns", "advantages") if getattr(experience, name) is not None]
+        experience = replace(experience, **{name: torch.where(gaps, torch.tensor(rubbish), getattr(experience, name)) for name in names})
+        run.update(experience, 1, steps=2, policy_epochs=1, critic_epochs=int(run.critic is not None))
+        weights.append({name: tensor.clone() for name, tensor in run.updater.models.state_dict().items()})
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][name], other[name]) for name in other)
+
+
+def new_trainer(tokenizer, method, reward=None, **changes) -> Trainer:
+    task = DialogueTask(tokenizer, SETTINGS.max_turns)
+    problems = [
+        {"prompt": task.prompt(row["question"]), "id": str(i), "answer": row["answer"]} for i, row in enumerate(task.generate(12, 0, set()))
+    ]
+
+    def clean(prompts, responses, *, answer, **_):  # random policies complete nothing; some of them ask
+        return [float("ask" in text or "call" in text) for text in responses]
+
+    policy = tiny_policy(tokenizer, seed=1)
+    options = {"environment": task.environment, "generation": SETTINGS, "validation": problems[:4]}
+    return Trainer(config(iterations=1, rollouts=48, **changes), policy, tokenizer, problems, reward or clean, method=method, **options)
+
+
+@pytest.mark.parametrize("method", ["grpo", "vrpo"])
+def test_training_on_dialogues_ends_with_finite_numbers(tokenizer, method) -> None:
+    log = new_trainer(tokenizer, method).run()
+    assert log[-1]["length/mean"] <= SETTINGS.max_new_tokens * SETTINGS.max_turns
+    assert all(value == value for row in log for value in row.values())
+
+
+def test_rewards_of_turns_stand_at_their_ends(tokenizer) -> None:
+    *_, rollout = talk(tokenizer)
+    turns = [spans(mask) for mask in rollout.response_mask]
+    scores = [[float(place + 1) for place in range(len(found))] for found in turns]
+    experience = new_experience(rollout, [*scores[:-1], None])
+    for row, found in enumerate(turns[:-1]):
+        assert [experience.rewards[row, turn.stop - 1].item() for turn in found] == scores[row]
+        assert experience.rewards[row].sum() == sum(scores[row])
+    assert experience.rewards[-1].eq(0).all() and not experience.response_mask[-1].any()
+    with pytest.raises(UserError, match="scores to a response of"):
+        new_experience(rollout, [[1.0] * 9] * len(rollout))
+
+
+def test_a_chat_model_talks_through_its_template(chat_tokenizer) -> None:
+    task, problems, policy, _, _, rollout = talk(chat_tokenizer, rows=2, english=True)
+    text = chat_tokenizer.decode(rollout.responses[0][rollout.written[0]])
+    assert "<|im_end|>\n<|im_start|>user\n" in text and text.count("<|im_start|>assistant\n") == len(spans(rollout.response_mask[0])) - 1
+    assert "sorry, what do you mean?" in text  # the user did not understand a random model
+    again = policy_forward(policy, rollout, 1.0).logprobs
+    assert (again - rollout.logprobs)[rollout.response_mask].abs().max() < 1e-4
+    assert "book_table" in task.prompt(task.generate(40, 0, set())[0]["question"]) or "INTENT" in task.prompt(problems[0]["question"])
+
+
+def test_a_tokenizer_without_template_is_refused(task, problems, policy, request) -> None:
+    plain = request.getfixturevalue("tokenizer")
+    template, plain.chat_template = plain.chat_template, None
+    try:
+        with pytest.raises(UserError, match="chat template"):
+            encode_turns(plain, ["ask date", "on_monday"])
+    finally:
+        plain.chat_template = template

@@ -1,0 +1,15 @@
+"""The algorithms by the names that `methods` and `Trainer(method=...)` know."""
+
+from __future__ import annotations
+
+from vrpo.algorithms.dr_grpo import DrGRPO
+from vrpo.algorithms.grpo import GRPO
+from vrpo.algorithms.oracle import Oracle
+from vrpo.algorithms.ppo import PPO
+from vrpo.algorithms.reinforce import Reinforce
+from vrpo.algorithms.reinforce_pp import ReinforcePP
+from vrpo.algorithms.rloo import RLOO
+from vrpo.algorithms.vrpo import VRPO
+
+ALGORITHMS = {"ppo": PPO, "vrpo": VRPO, "oracle": Oracle, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO}
+ALGORITHMS |= {"reinforce_pp": ReinforcePP, "reinforce": Reinforce}

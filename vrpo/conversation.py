@@ -1,0 +1,177 @@
+"""Responses that may be dialogues: policy and environment take turns, and only the policy's tokens count.
+
+An environment is a function of what the assistant has said so far: `reply(row, turns)` gives the message that follows the
+last of the assistant's `turns`, or None when the dialogue is over. It keeps no state, so that a dialogue can be
+resumed at any token and its continuation replayed. Between two turns of the assistant stand the very tokens that the
+tokenizer's chat template puts there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vrpo.config import UserError
+from vrpo.generation import generate, pad_prompts, spans
+from vrpo.seeding import derive_seed
+from vrpo.types import Rollout
+
+Environment = Callable[[dict[str, Any], list[str]], str | None]
+Reply = Callable[[int, list[str]], str | None]  # the same for the rows of one batch: place of the row, the assistant's turns
+
+MARK = "ASSISTANT-TURN"
+
+
+def replies(environment: Environment | None, rows: Sequence[dict[str, Any]]) -> Reply | None:
+    """An environment bound to the rows of a batch; None (no dialogue) stays None."""
+    return None if environment is None else lambda place, turns: environment(rows[place], turns)
+
+
+def turn_bridge(tokenizer: Any) -> Callable[[str], list[int]]:
+    """What follows an assistant's turn when a message answers it: token ids up to where the assistant speaks again, end of turn first.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that changes what the assistant said.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError("a dialogue needs a tokenizer with a chat template, and this one has none; set tokenizer.chat_template")
+    return lambda message: list(_between(tokenizer, tokenizer.chat_template, message))
+
+
+@lru_cache(maxsize=1 << 16)
+def _between(tokenizer: Any, template: str, message: str) -> tuple[int, ...]:
+    turns = [{"role": "user", "content": "."}, {"role": "assistant", "content": MARK}, {"role": "user", "content": message}]
+    text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True)
+    _, found, after = text.partition(MARK)
+    if not found:
+        raise UserError("the tokenizer's chat template does not repeat what the assistant said; dialogues cannot be built with it")
+    return tuple(tokenizer(after, add_special_tokens=False)["input_ids"])
+
+
+def encode_turns(tokenizer: Any, messages: Sequence[str]) -> tuple[list[int], list[bool]]:
+    """Token ids of a dialogue after its prompt, and which of them the assistant wrote. `messages` begin with the assistant and alternate."""
+    bridge, eos = turn_bridge(tokenizer), tokenizer.eos_token_id
+    ids: list[int] = []
+    own: list[bool] = []
+    for place, message in enumerate(messages):
+        if place % 2:
+            between = bridge(message)
+            between = between[1:] if between[:1] == [eos] else between
+        else:
+            between = [*tokenizer(message, add_special_tokens=False)["input_ids"], eos]
+        ids += between
+        own += [place % 2 == 0] * len(between)
+    return ids, own
+
+
+@torch.no_grad()
+def converse(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    reply: Reply | None = None,
+    *,
+    seed: int,
+    max_turns: int = 1,
+    places: Sequence[int] | None = None,
+    prefixes: Sequence[tuple[list[int], list[bool]]] | None = None,
+    **generation: Any,
+) -> Rollout:
+    """Sample one response per prompt, of up to `max_turns` turns where `reply` answers them. Without `reply` it is `generate`.
+
+    Args:
+        model, tokenizer: of the policy.
+        prompts: B lists of token ids.
+        reply: environment of the batch (see `replies`); its first argument counts the rows of this call.
+        seed: fixes the samples, each row's on its own: which dialogues run beside it changes nothing.
+        max_turns: of the policy; a dialogue cut here has no last reply.
+        places: see `generate`.
+        prefixes: begun responses to go on from, token ids and which of them the policy wrote. A turn that is cut in the middle is
+            finished first, with `max_new_tokens` further tokens at most. Log-probabilities are 0 on a prefix.
+        generation: further arguments of `generate`; `max_new_tokens` is that of a turn.
+
+    Returns:
+        Rollout on the CPU, T = the longest response, prefixes included.
+    """
+    if reply is None and prefixes is None:
+        return generate(model, prompts, seed=seed, places=places, **generation)
+    count = len(prompts)
+    places = range(count) if places is None else places
+    stops = generation["eos_token_id"]
+    stops = {stops} if isinstance(stops, int) else set(stops)
+    bridge = turn_bridge(tokenizer) if reply is not None else None
+    ids = [list(tokens) for tokens, _ in prefixes] if prefixes else [[] for _ in range(count)]
+    own = [list(mask) for _, mask in prefixes] if prefixes else [[] for _ in range(count)]
+    logprobs = [[0.0] * len(tokens) for tokens in ids]
+    turns, started = _begun_turns(tokenizer, ids, own)
+    running = list(range(count))
+    for turn in range(max_turns):
+        part = generate(
+            model,
+            [[*prompts[row], *ids[row]] for row in running],
+            seed=seed if turn == 0 else derive_seed(seed, turn),
+            places=[places[row] for row in running],
+            **generation,
+        )
+        lengths = part.lengths.tolist()
+        for index, row in enumerate(running):
+            length = lengths[index]
+            ids[row] += part.responses[index, :length].tolist()
+            own[row] += [True] * length
+            logprobs[row] += part.logprobs[index, :length].tolist()
+        if reply is None:
+            break
+        texts = tokenizer.batch_decode([ids[row][started[row] :] for row in running], skip_special_tokens=True)
+        going = []
+        for row, text in zip(running, texts, strict=True):
+            turns[row].append(text)
+            answer = reply(row, turns[row])
+            if answer is None or len(turns[row]) >= max_turns:
+                continue
+            between = bridge(answer)
+            between = between[1:] if ids[row][-1] in stops and between[:1] and between[0] in stops else between
+            ids[row] += between
+            own[row] += [False] * len(between)
+            logprobs[row] += [0.0] * len(between)
+            started[row] = len(ids[row])
+            going.append(row)
+        running = going
+        if not running:
+            break
+    return _rollout(prompts, ids, own, logprobs, generation["pad_token_id"], dialogue=reply is not None)
+
+
+def _begun_turns(tokenizer: Any, ids: list[list[int]], own: list[list[bool]]) -> tuple[list[list[str]], list[int]]:
+    """The assistant's finished turns in each prefix, as text, and where its turn to be finished begins."""
+    turns, started = [], []
+    for tokens, mask in zip(ids, own, strict=True):
+        parts = spans(torch.tensor(mask, dtype=torch.bool))
+        unfinished = parts.pop() if mask and mask[-1] else slice(len(tokens), len(tokens))
+        turns.append(tokenizer.batch_decode([tokens[part] for part in parts], skip_special_tokens=True) if parts else [])
+        started.append(unfinished.start)
+    return turns, started
+
+
+def _rollout(
+    prompts: Sequence[Sequence[int]], ids: list[list[int]], own: list[list[bool]], logprobs: list[list[float]], pad: int, *, dialogue: bool
+) -> Rollout:
+    width = max(map(len, ids))
+
+    def padded(rows: list[list[Any]], value: Any, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=dtype)
+
+    prompt_ids, prompt_mask = pad_prompts(prompts, pad)
+    response_mask = padded(own, False, torch.bool)
+    written = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
+    return Rollout(
+        prompt_ids,
+        prompt_mask,
+        padded(ids, pad, torch.long),
+        response_mask,
+        padded(logprobs, 0.0, torch.float32),
+        written & ~response_mask if dialogue else None,
+    )
