@@ -190,13 +190,17 @@ def study(
     from pipeline import study_report
 
     root = Path.cwd()
-    local = {"n_workers": jobs, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
-    runner = DaskTaskRunner(address=cluster) if cluster else DaskTaskRunner(cluster_kwargs=local)
+    runner = DaskTaskRunner(address=cluster) if cluster else DaskTaskRunner(cluster_kwargs=local_cluster(jobs))
     with take_turn(root, get_run_logger().info):
         failed = cells.with_options(task_runner=runner)(path, minutes, jobs, tables or [])
         study_report.write(Path(path))
         publish_page(study_report.REPORTS / f"{Path(path).stem}.md", f"study-{Path(path).stem.replace('_', '-')}")
     return Failed(message=f"{failed} cells failed") if failed else Completed(message="no cell failed")
+
+
+def local_cluster(workers: int) -> dict[str, Any]:
+    """Dask workers on this machine: processes of one thread each, reachable from nowhere else."""
+    return {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
 
 
 @flow(name="cells")

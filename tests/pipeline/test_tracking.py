@@ -312,7 +312,7 @@ def test_data_sets_and_system_metrics_reach_mlflow(workspace: Path, monkeypatch:
     for _ in range(2):
         tracking.sync()
         FILE.with_suffix(".sync.json").unlink()
-    assert select("SELECT name, profile FROM datasets") == [("rows.jsonl", '{"num_rows": 2}')]
+    assert select("SELECT name, dataset_profile FROM datasets") == [("rows.jsonl", '{"num_rows": 2}')]
     assert select("SELECT value FROM input_tags") == [("training",)]
     assert points("system/process_memory_megabytes")[0] == 0
     assert points("loss") == [0]
