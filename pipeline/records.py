@@ -3,8 +3,9 @@
 Events, each with `time` in seconds since 1970:
     start     name, tags, params, record (an id), pid      artifact  path, digest
     resume    pid; the run above it goes on                model     path, digest, kind, metrics
-    metrics   step (or null), values                       champion  path, digest, name, accuracy
-    end       status (FINISHED or FAILED), error           Paths are relative to the project's folder.
+    metrics   step (or null), values                       champion  path, digest, name, accuracy, problems, data
+    system    step, values; of the process and its machine dataset   path, digest, context, rows
+    end       status (FINISHED or FAILED), error           Paths are relative to the folder that the stage ran in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import os
 import re
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -80,6 +82,7 @@ class Record:
             **start,
         }
         self._steps: dict[int, dict[str, Any]] = {}  # what this run holds already
+        self._lock = threading.Lock()  # system metrics come from a thread of their own
         self._unfinished = _steps_of_unfinished_run(path)
         if self._unfinished is None:
             self._begin()
@@ -102,16 +105,29 @@ class Record:
         """Log a model that stays where it is; `kind` names it ("base", "sft", "reward", "policy", "value")."""
         self._write("model", path=Path(path).as_posix(), digest=digest(Path(path)), kind=kind, metrics=flatten(metrics))
 
-    def champion(self, runs: list[dict[str, Any]], folder: str | Path = "data/runs") -> str:
-        """Register the policy of the run with the best mean held-out accuracy; ties go to the first.
+    def dataset(self, path: str | Path, context: str) -> None:
+        """Log a JSONL file that the run learns from or is measured on; `context` tells which ("training", "validation", "test")."""
+        path = Path(path)
+        with path.open("rb") as file:
+            rows = sum(1 for line in file if line.strip())
+        self._write("dataset", path=path.as_posix(), digest=digest(path), context=context, rows=rows)
 
-        `runs` are evaluations as in `summary.json`; their policies lie in `folder/<method>-<seed>/policy`.
-        Returns "<method>-<seed>".
+    def system(self, values: dict[str, float], step: int) -> None:
+        """Log what the process and its machine are doing; left out until the run's first event, which decides whether it goes on."""
+        if self._start is None:
+            self._append({"event": "system", "time": time.time(), "step": step, "values": flatten(values)})
+
+    def champion(self, runs: list[dict[str, Any]], folder: str | Path = "data/runs") -> str:
+        """Propose the policy of the run with the best mean held-out accuracy as champion; ties go to the first.
+
+        `runs` are evaluations as in `summary.json`, of which `accuracy` also says on how many problems ("n") of which file ("data", a
+        digest); their policies lie in `folder/<method>-<seed>/policy`. Returns "<method>-<seed>".
         """
         best = max(runs, key=lambda run: run["accuracy"]["mean"])
-        name = f"{best['method']}-{best['seed']}"
+        name, accuracy = f"{best['method']}-{best['seed']}", best["accuracy"]
         path = Path(folder) / name / "policy"
-        self._write("champion", path=path.as_posix(), digest=digest(path), name=name, accuracy=best["accuracy"]["mean"])
+        fields = {"accuracy": accuracy["mean"], "problems": accuracy.get("n"), "data": accuracy.get("data")}
+        self._write("champion", path=path.as_posix(), digest=digest(path), name=name, **fields)
         return name
 
     def resume(self, rows: list[dict[str, Any]]) -> None:
@@ -131,6 +147,10 @@ class Record:
     def end(self, status: str, error: str = "") -> None:
         """Close the record: status FINISHED or FAILED, with the reason."""
         self._write("end", status=status, **({"error": error} if error else {}))
+        self.close()
+
+    def close(self) -> None:
+        """Release the file; what the run holds stays open for one that goes on with it."""
         self._file.close()
 
     def _begin(self) -> None:
@@ -143,8 +163,9 @@ class Record:
         self._append({"event": event, "time": time.time(), **fields})
 
     def _append(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
 
 
 def _steps_of_unfinished_run(path: Path) -> dict[int, dict[str, Any]] | None:

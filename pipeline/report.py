@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs, read_json
-from pipeline.stage import main, write_atomically, write_json
+from pipeline.stage import main, read_jsonl, write_atomically, write_json
 from vrpo.config import Params
 
 REPORTS = DATA / "reports"
@@ -112,9 +112,13 @@ def stage_costs(cells: set[str]) -> dict[str, dict[str, float]]:
 
 
 def register_champion(record: Any, runs: list[Run]) -> str | None:
-    """Register the policy with the best last *validation* accuracy (the test split only reports); returns its run's name."""
+    """Propose the policy with the best last *validation* accuracy (the test split only reports) as champion; returns its run's name."""
+    from pipeline.records import digest
+
     known = {run.name: curve[-1] for run in runs if (curve := run.curve("validation/accuracy")[1])}
-    candidates = [{**run.evaluation, "accuracy": {"mean": known[run.name]}} for run in runs if run.name in known]
+    validation = DATA / "prepared" / "validation.jsonl"
+    measured = {"n": len(read_jsonl(validation)), "data": digest(validation)[:16]} if validation.exists() else {}
+    candidates = [{**run.evaluation, "accuracy": {"mean": known[run.name], **measured}} for run in runs if run.name in known]
     return record.champion(candidates, DATA / "runs") if candidates else None
 
 

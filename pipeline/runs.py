@@ -23,13 +23,15 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the matrix: its evaluation, the rows of its log and its run.json (both may be empty)."""
+    """One cell of the matrix: its evaluation, the rows of its log, its run.json and some responses by tokens (all but the first may be
+    empty)."""
 
     method: str
     seed: int
     evaluation: dict[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -70,7 +72,8 @@ def load_runs(params: Params) -> list[Run]:
         folder = DATA / "runs" / f"{method}-{seed}"
         log = read_jsonl(folder / "log.jsonl") if (folder / "log.jsonl").exists() else []
         info = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-        runs.append(Run(method, seed, evaluation, log, info))
+        tokens = DATA / "tokens" / f"{method}-{seed}.json"
+        runs.append(Run(method, seed, evaluation, log, info, json.loads(tokens.read_text(encoding="utf-8")) if tokens.exists() else []))
     if not runs:
         raise UserError(f"{DATA / 'evaluations'}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
     return runs

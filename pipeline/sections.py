@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.figures import style
 from pipeline.runs import Run, is_number
+from pipeline.tokens import heat_map, scales_of
 from vrpo.config import Params
 
 CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"
@@ -41,13 +42,12 @@ ALT = {
 def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
     """Everything the templates need: title, facts, findings and sections of text, tables and figures."""
     methods = list(summary["methods"])
-    percent = f"{summary['confidence']:.0%}"
-    text = {key: words.format(percent=percent) for key, words in yaml.safe_load(CAPTIONS.read_text(encoding="utf-8")).items()}
+    text = texts(summary["confidence"])
     figures = {name: _picture(path, name, text[name]) for name, path in images.items()}
     plan: list[tuple[str, str, list[Any], list[str]]] = [  # title, text, tables, figures
-        ("Results", text["results"], [_results(summary, text)], ["comparison"]),
+        ("Results", text["results"], [results_table(summary, text)], ["comparison"]),
         ("Dialogues", "", [_dialogues(runs, summary, text)], []),
-        ("Paired differences", "", [_differences(summary, text)], []),
+        ("Paired differences", "", [differences_table(summary, text)], []),
         ("Learning", "", [], ["learning_curves", "rewards"]),
         ("Critic", "", [_critic(summary, text)], ["critic"]),
         ("Accuracy by problem length", "", [], ["accuracy_by_length"]),
@@ -70,9 +70,29 @@ def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict
         "facts": facts(runs, summary),
         "findings": findings(summary),
         "sections": [section for section in sections if section["text"] or section["tables"] or section["figures"]],
+        "heat_maps": heat_maps(runs),
+        "heat_maps_text": text["heat_maps"],
         "words": WORDS,
         "colors": {method.upper(): style(method, methods)[0] for method in methods},
     }
+
+
+def heat_maps(runs: list[Run]) -> list[dict[str, Any]]:
+    """For the first seed of each method, a few responses token by token, each kind once."""
+    first = {run.method: run for run in reversed(runs)}
+    shown = {method: {response["kind"]: response for response in reversed(run.tokens)}.values() for method, run in first.items()}
+    scales = scales_of([response for responses in shown.values() for response in responses])
+    return [
+        {"run": f"{method.upper()}, seed {first[method].seed}", "responses": [heat_map(response, scales) for response in shown[method]]}
+        for method in dict.fromkeys(run.method for run in runs)
+        if shown[method]
+    ]
+
+
+def texts(confidence: float) -> dict[str, str]:
+    """The report's prose by name."""
+    captions = yaml.safe_load(CAPTIONS.read_text(encoding="utf-8"))
+    return {key: words.format(percent=f"{confidence:.0%}") for key, words in captions.items()}
 
 
 def number(value: Any, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
@@ -147,7 +167,8 @@ def _picture(path: Path, name: str, caption: str) -> dict[str, str]:
     return {"path": f"{path.parent.name}/{path.name}", "uri": f"data:image/png;base64,{data}", "alt": ALT[name], "caption": caption}
 
 
-def _results(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+def results_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """One row a method."""
     columns = {
         "Seeds": lambda v: str(v["accuracy"]["n"]),
         "Cold start (%)": lambda v: mean(v["accuracy_init"], 1, 100),
@@ -178,7 +199,8 @@ def _dialogues(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -
     return _table(headers, rows, text["dialogues"])
 
 
-def _differences(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+def differences_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """One row a paired comparison."""
     rows = []
     for row in summary["comparisons"]:
         seeds = ", ".join(str(seed) for seed in row["seeds"])

@@ -26,6 +26,9 @@ TELEMETRY_OFF = {
 }
 
 
+RETRYABLE = 75  # exit code of a stage for which trying again may help (EX_TEMPFAIL of sysexits.h)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a kill or a full disk leaves the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
 
     `run(params)` (or `run(params, method, seed)` for the cells of the matrix) does the work and returns its metrics,
     which go to `data/metrics/<name>.json` and to the records that MLflow mirrors. A `UserError` ends the process with
-    exit code 1 and its message alone.
+    exit code 1 and its message alone; a connection that broke or timed out with exit code 75, which `pipeline.flow` tries again.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m pipeline.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -107,6 +110,9 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except (ConnectionError, TimeoutError) as error:
+        print(f"error: {error or type(error).__name__}; nothing finished was changed, `dvc repro` tries again", file=sys.stderr)
+        raise SystemExit(RETRYABLE) from None
     except OSError as error:
         if error.errno is None:
             raise

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import import_module
@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.records import Record
 from pipeline.runs import read_json
 from pipeline.stage import TELEMETRY_OFF, read_jsonl, write_json
 from vrpo.config import Params, UserError, load_params, overlay, resolve_params
@@ -48,6 +49,7 @@ class Cell:
     """One run of a study.
 
     Attributes:
+        study: its file's name.
         table: name of the table that asked for it.
         axes: the value's name on each axis, method and noise among them.
         method, seed: as in params.yaml.
@@ -56,6 +58,7 @@ class Cell:
         cold_start: accuracy that the cold start must have; a seed whose base model learned less says nothing about RL and is left out.
     """
 
+    study: str
     table: str
     axes: dict[str, str]
     method: str
@@ -68,6 +71,11 @@ class Cell:
     def key(self) -> str:
         """Names the result after everything that decides it."""
         return _key(self.kind, self.method, self.seed, self.params)
+
+    @property
+    def name(self) -> str:
+        """For people: the values on its axes and the seed."""
+        return f"{', '.join(self.axes.values())}, seed {self.seed}"
 
 
 def load_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
@@ -102,7 +110,7 @@ def _expand(study: dict[str, Any], name: str, table: dict[str, Any], origin: str
             raw = overlay(raw, {section: {"seed": seed}})
         where = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
         params = resolve_params(raw | {"methods": [method], "seeds": [seed]}, f"{origin}: tables.{name}: {where}")
-        yield Cell(name, chosen, method, seed, params, table.get("kind", "run"), study.get("cold_start", 0.0))
+        yield Cell(Path(origin).stem, name, chosen, method, seed, params, table.get("kind", "run"), study.get("cold_start", 0.0))
 
 
 def _key(kind: str, method: str, seed: int, params: Params) -> str:
@@ -133,14 +141,15 @@ def run_stage(stage: str, params: Params, root: str) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _link([Path(root) / folder_of(other, params) for other in INPUTS[stage][1]], partial)
-    metrics = _within(partial, lambda record: import_module(f"pipeline.{stage}").run(params, record=record))
+    record = Record(partial / "record.jsonl", {})  # of no interest to anyone
+    metrics = _within(partial, lambda: import_module(f"pipeline.{stage}").run(params, record=record))
     write_json(partial / METRICS, metrics)
     partial.replace(folder)
 
 
 def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     """Train and evaluate one cell in a folder of its own; returns its line."""
-    from pipeline import critic, evaluate, train
+    from pipeline import critic, evaluate, tracking, train
 
     start, folder = time.perf_counter(), Path(root) / WORK / f"cell-{cell.key}"
     arguments = (cell.params, cell.method, cell.seed)
@@ -150,17 +159,41 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     if made["sft"]["accuracy"] < cell.cold_start:
         return line | {"accuracy_init": made["sft"]["accuracy"]}
     _link([Path(root) / folder_of(stage, cell.params) for stage in CELL], folder)
+    record = CellRecord(Path(root) / tracking.FOLDER / cell.study / f"{cell.key}.jsonl", _start_event(cell))
     if cell.kind == "critic":
-        line |= _within(folder, lambda record: critic.run(*arguments, record=record))
+        line |= _within(folder, lambda: critic.run(*arguments, record=record))
     else:
-        _within(folder, lambda record: train.run(*arguments, record=record))
-        _within(folder, lambda record: evaluate.run(*arguments, record=record))
+        _within(folder, lambda: train.run(*arguments, record=record))
+        record.metrics({"test": _within(folder, lambda: evaluate.run(*arguments, record=record))})
         data, name = folder / "data", f"{cell.method}-{cell.seed}"
         evaluation = read_json(data / "evaluations" / f"{name}.json")
         line |= {key: value for key, value in evaluation.items() if key not in ("method", "seed", "domain")}
         line["log"] = _columns(read_jsonl(data / "runs" / name / "log.jsonl"))
+    record.end("FINISHED")
     shutil.rmtree(folder)
     return line | {"cell_seconds": round(time.perf_counter() - start, 1)}
+
+
+class CellRecord(Record):
+    """A record without models: a cell's vanish with its folder."""
+
+    def model(self, path: str | Path, kind: str, metrics: dict[str, Any]) -> None:
+        """Leave it out."""
+
+
+def _start_event(cell: Cell) -> dict[str, Any]:
+    from pipeline.tracking import start_event
+
+    event = start_event(
+        f"{cell.method}-{cell.seed}",
+        stage="train" if cell.kind == "run" else cell.kind,
+        params=cell.params,
+        arguments=(cell.method, cell.seed),
+        study=cell.study,
+        table=cell.table,
+        **{f"axis_{axis}": value for axis, value in cell.axes.items()},
+    )
+    return event | {"name": cell.name}
 
 
 def _columns(log: list[dict[str, float]]) -> dict[str, list[float | None]]:
@@ -183,25 +216,26 @@ def _link(sources: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _within(folder: Path, work: Any) -> Any:
-    """Call `work(record)` with `folder` as the working directory and its output in a file there."""
+def _within(folder: Path, work: Callable[[], Any]) -> Any:
+    """Call `work` with `folder` as the working directory and its output in a file there."""
     from contextlib import redirect_stderr, redirect_stdout
-
-    from pipeline.records import Record
 
     home = Path.cwd()
     os.chdir(folder)
     try:
         with Path("output.txt").open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-            return work(Record(Path("data/tracking/record.jsonl"), {}))
+            return work()
     except Exception as error:
         raise RuntimeError(f"{folder.name}: {type(error).__name__}: {error}") from None
     finally:
         os.chdir(home)
 
 
-def run(path: Path, jobs: int, minutes: float, tables: list[str]) -> int:
-    """Run what is missing, two phases: shared stages, then cells; returns the number of cells that failed."""
+def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = None) -> int:
+    """Run what is missing, two phases: shared stages, then cells; returns the number of cells that failed.
+
+    `pool` is an Executor to run them on, `jobs` at a time; by default processes here.
+    """
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
@@ -222,7 +256,7 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str]) -> int:
                 waiting.append(({folder_of(other, cell.params) for other in INPUTS[stage][1]}, run_stage, (stage, cell.params, root), made))
         waiting.append(({folder_of(stage, cell.params) for stage in CELL}, run_cell, (cell, root), None))
     running: dict[Any, Path | None] = {}
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool, tqdm(total=len(missing), desc=path.stem, unit="cell") as bar:
+    with pool or ProcessPoolExecutor(jobs, get_context("spawn")) as pool, tqdm(total=len(missing), desc=path.stem, unit="cell") as bar:
         while waiting or running:
             for task in waiting[:]:
                 if len(running) < jobs and time.monotonic() < deadline and all(folder.exists() for folder in task[0]):
@@ -239,7 +273,19 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str]) -> int:
                     with (REPORTS / f"{path.stem}.jsonl").open("a", encoding="utf-8") as file:
                         file.write(json.dumps(future.result()) + "\n")
                     bar.update()
+    _send_records()
     return failed
+
+
+def _send_records() -> None:
+    """Bring MLflow up to date with the cells, all at once: a mirror beside each would cost more than many a cell."""
+    from pipeline import tracking
+
+    try:
+        if tracking.tracking_uri() != "off":
+            tracking.sync()
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Records of what the stages did, mirrored to MLflow: python -m pipeline.tracking {init,sync}.
 
 Every stage appends its parameters, metrics, artifacts and models to `data/tracking/<label>.jsonl` as they happen. These
-files are the source of truth. While a stage runs, a child process follows its file and brings MLflow up to date; it shares
+files are the source of truth (those of experiments and studies lie in folders beside them). While a stage runs, a child process follows its file and brings MLflow up to date; it shares
 nothing with the stage but the file, so a tracking server that is down, slow or broken costs the stage one warning line.
 Whatever MLflow missed, `sync` sends later; sending twice changes nothing.
 
@@ -12,11 +12,13 @@ only). PIPELINE_RUN, where set, becomes a tag that groups the runs of one pipeli
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from pipeline.records import Record, flatten, read_events
 from vrpo.config import Params, UserError
 
 FOLDER = Path("data/tracking")
+SYSTEM_SECONDS = 10.0  # between two readings of process and machine
 LIVE_SECONDS = 5.0  # between two live updates
 GRACE_SECONDS = 15.0  # how long the end of a stage waits for the mirror
 
@@ -37,18 +40,12 @@ def record(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...]
 
     `arguments` are the method and seed of a cell of the matrix. MLflow's troubles never raise; they end in one warning line.
     """
-    tags = {"stage": stage, "profile": params.profile, "label": label, "git": _git_version()}
-    name = f"{stage} ({params.profile})"
-    if arguments:
-        tags |= {"method": str(arguments[0]), "seed": str(arguments[1])}
-        name = f"{stage} {arguments[0]} seed {arguments[1]}"
-    if pipeline_run := os.environ.get("PIPELINE_RUN") or os.environ.get("DVC_EXP_NAME"):
-        tags["pipeline_run"] = pipeline_run
-    path = FOLDER / f"{label}.jsonl"
-    run = Record(path, {"name": name, "tags": tags, "params": flatten(params.model_dump(), ".")})
+    path = record_folder() / f"{label}.jsonl"
+    run = Record(path, start_event(label, stage=stage, params=params, arguments=arguments))
     follower = _start_follower(path)
     try:
-        yield run
+        with _system_metrics(run):
+            yield run
     except BaseException as error:
         run.end("FAILED", f"{type(error).__name__}: {error}"[:1000])
         raise
@@ -58,6 +55,71 @@ def record(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...]
         if follower and (reason := _finish_follower(follower)):
             advice = f"{path} holds the record, `python -m pipeline.tracking sync` sends it later"
             print(f"warning: MLflow ({_public(tracking_uri())}) did not take all of {label}: {reason}; {advice}", file=sys.stderr)
+
+
+def record_folder() -> Path:
+    """Where records go. Those of a temporary experiment folder, which vanishes with its files, go to the project it belongs to."""
+    root = Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    return FOLDER if root == Path.cwd().resolve() else root / FOLDER / os.environ.get("DVC_EXP_NAME", "experiment")
+
+
+def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = (), **tags: str) -> dict[str, Any]:
+    """Name, tags and parameters of a run; a name that people understand, tags that they filter by."""
+    values = params.model_dump()
+    noise = describe_noise(values)
+    tags |= {"stage": stage, "dvc_stage": os.environ.get("DVC_STAGE", stage), "label": label, "profile": params.profile, "noise": noise}
+    tags |= {"domain": values.get("domain") or values.get("task"), "git": _git_version()}
+    name = f"{stage} ({params.profile})"
+    if arguments:
+        method, seed = map(str, arguments)
+        tags |= {"method": method, "seed": seed}
+        name = f"{method.upper()} seed {seed}, {noise}" if stage == "train" else f"{stage} {method.upper()} seed {seed}"
+    if pipeline_run := os.environ.get("PIPELINE_RUN") or os.environ.get("DVC_EXP_NAME"):
+        tags["pipeline_run"] = pipeline_run
+    return {"name": name, "tags": tags, "params": flatten(values, ".")}
+
+
+def describe_noise(values: dict[str, Any]) -> str:
+    """The noise of a run's rewards in a few words, from its parameters."""
+    label, reward = values["label"], values["reward"]
+    if reward["kind"] == "model":
+        return f"reward model, {reward['label_error']:.0%} wrong pairs"
+    sources = {"majority_vote": f"majority vote of {label['votes']}", "dataset": "labels of the data set", "clean": "clean labels"}
+    rates = {"wrong_reference_rate": "wrong references", "false_positive_rate": "0 to 1", "false_negative_rate": "1 to 0"}
+    rates |= {"prompt_flip_rate": "problems inverted"}
+    parts = [f"{label[key]:.0%} {words}" for key, words in rates.items() if label[key]]
+    parts += [f"heavy tails {label['heavy_tail_scale']:g}"] * bool(label["heavy_tail_scale"])
+    return ", ".join([sources[label["source"]], *parts])
+
+
+@contextmanager
+def _system_metrics(run: Record) -> Iterator[None]:
+    """Log processor and memory of this process and of its machine every few seconds, under MLflow's names."""
+    import psutil
+
+    process, done = psutil.Process(), threading.Event()
+
+    def sample() -> None:
+        for step in itertools.count():
+            if done.wait(SYSTEM_SECONDS):
+                return
+            memory = psutil.virtual_memory()
+            values = {
+                "system/process_cpu_percentage": process.cpu_percent(),
+                "system/process_memory_megabytes": process.memory_info().rss / 1e6,
+                "system/cpu_utilization_percentage": psutil.cpu_percent(),
+                "system/system_memory_usage_megabytes": memory.used / 1e6,
+                "system/system_memory_usage_percentage": memory.percent,
+            }
+            run.system({key: round(value, 1) for key, value in values.items()}, step)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _git_version() -> str:
@@ -115,7 +177,7 @@ def sync() -> int:
     """Bring MLflow up to date with every record file. Returns the number of record files."""
     if tracking_uri() == "off":
         raise UserError("MLFLOW_TRACKING_URI is 'off': there is nothing to send records to; unset it or give a store")
-    paths = sorted(FOLDER.glob("*.jsonl"))
+    paths = sorted(FOLDER.rglob("*.jsonl"))
     for path in paths:
         pids = [event["pid"] for event in read_events(path) if "pid" in event]
         try:

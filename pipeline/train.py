@@ -7,6 +7,7 @@ iterations lives in data/state/, outside DVC's outputs; a run killed at any mome
 from __future__ import annotations
 
 import math
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     """Train one method with one seed; returns the last row of the log and the totals."""
     from tqdm import tqdm
 
-    state = STATE / f"{method}-{seed}-{_key(params)}.safetensors"
+    state = state_folder() / f"{method}-{seed}-{_key(params)}.safetensors"
     with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
 
         def on_log(row: dict[str, float]) -> None:
@@ -44,11 +45,22 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     stage.write_jsonl(folder / "log.jsonl", log)
     summary = _summary(trainer, method, seed)
     stage.write_json(folder / "run.json", summary)
+    for path, context in (
+        (PREPARED / "train.jsonl", "training"),
+        (LABELS / "train.jsonl", "labels"),
+        (PREPARED / "validation.jsonl", "validation"),
+    ):
+        record.dataset(path, context)
     record.model(folder / "policy", "policy", {"validation/accuracy": log[-1]["validation/accuracy"]})
     if trainer.critic is not None:
         record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
     state.unlink(missing_ok=True)
     return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
+
+
+def state_folder() -> Path:
+    """DVC_ROOT is set by DVC: the checkpoints of an experiment outlive its temporary folder, so that a cancelled one can go on."""
+    return Path(os.environ.get("DVC_ROOT") or ".") / STATE
 
 
 def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
@@ -181,8 +193,8 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
 
 
 def _key(params: Params) -> str:
-    """Names the trainer state after everything that decides the run but the data, whose hash the checkpoint checks itself."""
-    text = params.model_dump_json(include={"runtime", "domain", "generation", "label", "reward", "train"})
+    """Names the trainer state after every parameter that decides the run. The checkpoint checks the data's hash itself."""
+    text = params.model_dump_json(exclude={"profile", "methods", "seeds", "evaluate", "report"})
     return sha256(text.encode()).hexdigest()[:12]
 
 

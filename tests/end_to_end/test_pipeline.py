@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 METHODS = ("ppo", "grpo", "vrpo")
 CELLS = {f"{stage}@{method}-0" for stage in ("train", "evaluate") for method in METHODS}
 
@@ -76,6 +78,20 @@ def test_labels_are_noisy_as_declared_and_clean_ones_kept_beside(finished) -> No
     assert 0 < agree < 1
 
 
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(finished, notebook, monkeypatch) -> None:
+    """The tour and the value model on the miniature run, the study's on what is committed of the studies."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    shutil.copytree(ROOT / "data/reports/study", finished.folder / "data/reports/study", dirs_exist_ok=True)
+    monkeypatch.setenv("PYTHONPATH", str(finished.folder))
+    content = nbformat.read(notebook, as_version=4)
+    NotebookClient(content, timeout=600, resources={"metadata": {"path": str(finished.folder)}}).execute()
+    shown = {kind for cell in content.cells if cell.cell_type == "code" for output in cell.outputs for kind in output.get("data", {})}
+    assert "image/png" in shown and "text/html" in shown
+
+
 def test_tracking_mirrors_every_run(finished) -> None:
     import mlflow
 
@@ -84,7 +100,11 @@ def test_tracking_mirrors_every_run(finished) -> None:
     runs = {run.info.run_name: run for run in client.search_runs(experiments)}
     assert len(runs) >= 7 + 2 * len(METHODS)
     log = [json.loads(line) for line in (finished.folder / "data/runs/vrpo-0/log.jsonl").read_text().splitlines()]
-    (trained,) = [run for name, run in runs.items() if "train" in name and "vrpo" in name]
+    (trained,) = [run for run in runs.values() if run.data.tags["dvc_stage"] == "train@vrpo-0"]
+    assert trained.data.tags["domain"] == "chain" and {dataset.dataset.name for dataset in trained.inputs.dataset_inputs} >= {
+        "prepared/train.jsonl",
+        "labels/train.jsonl",
+    }
     points = client.get_metric_history(trained.info.run_id, "reward/observed")
     assert [point.value for point in sorted(points, key=lambda p: p.step)][: len(log)] == [row["reward/observed"] for row in log]
 

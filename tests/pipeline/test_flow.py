@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.flow import Runner, Stage, only_flow, read_graph
+from pipeline import serve
+from pipeline.flow import prefect_environment
+from pipeline.runner import LEASH, Runner, Stage, by_stage, follow, read_graph, take_turn
 from vrpo.config import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -32,6 +34,8 @@ stages:
     cmd: cp bad.txt report.txt
     deps: [bad.txt]
     outs: [report.txt]
+  flaky:
+    cmd: sh -c 'echo attempt >> attempts.log; test $(wc -l < attempts.log) -ge 2 || exit 75'
   sleep:
     cmd: sh -c 'echo $$ > pid.tmp; mv pid.tmp pid.txt; sleep 600'
 """
@@ -68,6 +72,7 @@ def test_graph_is_dvcs_own(project: Path) -> None:
         Stage("train@good", ("prepare",), clean=False),
         Stage("train@bad", ("prepare",), clean=False),
         Stage("report", ("train@bad",), clean=False),
+        Stage("flaky", (), clean=False),
     }
     names = [stage.name for stage in stages]
     assert all(names.index(other) < names.index(stage.name) for stage in stages for other in stage.upstream)
@@ -79,42 +84,100 @@ def test_broken_graph_is_one_error(project: Path) -> None:
         read_graph(project)
 
 
+# RETRY_SECONDS of the module, not of a person's patience; otherwise what `python -m pipeline.flow` does.
+IMPATIENT = """
+import os
+from pathlib import Path
+from pipeline import flow
+os.environ.update(flow.prefect_environment(Path.cwd()))
+from pipeline import prefect_flows
+prefect_flows.RETRY_SECONDS[:] = [0, 0]
+flow.main()
+"""
+
+
 def test_flow_runs_what_is_stale_and_nothing_after_a_failure(project: Path) -> None:
-    flow = subprocess.run([sys.executable, "-m", "pipeline.flow"], capture_output=True, text=True, check=False, timeout=120)
+    flow = subprocess.run([sys.executable, "-c", IMPATIENT], capture_output=True, text=True, check=False, timeout=300)
     table = [line.split()[:2] for line in flow.stdout.strip().splitlines()[1:]]
-    assert sorted(table) == [["prepare", "Cached"], ["report", "Skipped"], ["train@bad", "Failed"], ["train@good", "Ran"]]
+    states = [["flaky", "Ran"], ["prepare", "Cached"], ["report", "Skipped"], ["train@bad", "Failed"], ["train@good", "Ran"]]
+    assert sorted(table) == states, flow.stderr
     assert flow.returncode == 1
-    assert flow.stderr.count("- training\n") == 2  # the stages' own lines are in the log
+    assert flow.stderr.count("- training\n") == 2  # the stages' own lines are in the log; a failure is not tried again
+    assert Path("attempts.log").read_text().count("attempt") == 2  # exit code 75 is
     assert "Cached(" in flow.stderr and "Ran(" in flow.stderr and "Failed(" in flow.stderr  # states that Prefect shows
+    assert "exited with 1" in flow.stderr.rpartition("the end of the log")[2]
     assert Path("good.txt").exists() and not Path("report.txt").exists()
     assert Path(".prefect").is_dir()
 
 
 def test_stage_that_dvc_finds_unchanged_is_cached(project: Path) -> None:
     lines: list[str] = []
-    assert Runner(project, jobs=1).run("prepare", lines.append, "test")[0] == "Cached"
+    assert Runner(project, jobs=1).run("prepare", lines.append).state == "Cached"
     assert lines[0] == "Stage 'prepare' didn't change, skipping"
+
+
+def test_failure_keeps_the_end_of_the_log(project: Path) -> None:
+    outcome = Runner(project, jobs=1).run("train@bad", lambda line: None)
+    assert (outcome.state, outcome.retryable) == ("Failed", False)
+    assert "training" in outcome.tail and "exited with 1" in outcome.tail
+    assert Runner(project, jobs=1).run("flaky", lambda line: None).retryable
+
+
+def test_output_of_an_experiment_is_cut_into_stages() -> None:
+    output = ["Reproducing", "Stage 'a' didn't change, skipping", "Running stage 'b@1':", "> work", "Running stage 'c':", "ERROR", 255]
+    seen: list[str] = []
+    outcomes = {name: follow(name, lines, seen.append) for name, lines in by_stage(iter(output))}
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {"start": "Ran", "a": "Cached", "b@1": "Ran", "c": "Failed"}
+    assert seen == output[:-1]
+    assert outcomes["c"].tail.endswith("ERROR")
 
 
 def test_stop_ends_the_stage_with_its_children(project: Path) -> None:
     Path("dvc.yaml").write_text(GRAPH)
     runner = Runner(project, jobs=1)
-    result: list[tuple[str, float]] = []
-    thread = threading.Thread(target=lambda: result.append(runner.run("sleep", print, "test")), daemon=True)
+    result = []
+    thread = threading.Thread(target=lambda: result.append(runner.run("sleep", print)), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 30
+    pid = _pid_of_sleep()
+    runner.stop()
+    thread.join(timeout=30)
+    assert [outcome.state for outcome in result] == ["Failed"]
+    assert runner.run("prepare", print).state == "Failed"  # nothing starts any more
+    assert _ends(pid)
+
+
+def test_a_stage_ends_with_a_killed_flow(project: Path) -> None:
+    Path("dvc.yaml").write_text(GRAPH)
+    code = "from pathlib import Path; from pipeline.runner import Runner; Runner(Path.cwd(), 1).run('sleep', print)"
+    flow = subprocess.Popen([sys.executable, "-c", code])
+    pid = _pid_of_sleep()
+    flow.kill()
+    flow.wait()
+    assert _ends(pid)
+
+
+def test_leash_passes_the_exit_code_on() -> None:
+    command = [sys.executable, LEASH, "sh", "-c"]
+    codes = [
+        subprocess.Popen([*command, script], stdin=subprocess.PIPE, start_new_session=True).wait(30) for script in ("exit 7", "kill -9 $$")
+    ]
+    assert codes == [7, 137]
+
+
+def _pid_of_sleep() -> int:
+    deadline = time.monotonic() + 60
     while not Path("pid.txt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     pid = int(Path("pid.txt").read_text())
     assert _runs(pid)
-    runner.stop()
-    thread.join(timeout=10)
-    assert [state for state, _ in result] == ["Failed"]
-    assert runner.run("prepare", print, "test")[0] == "Failed"  # nothing starts any more
-    deadline = time.monotonic() + 5
+    return pid
+
+
+def _ends(pid: int) -> bool:
+    deadline = time.monotonic() + 30
     while _runs(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _runs(pid)
+    return not _runs(pid)
 
 
 def _runs(pid: int) -> bool:
@@ -125,9 +188,81 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_second_flow_is_refused(project: Path) -> None:
-    refused = pytest.raises(UserError, match=rf"another flow \(process {os.getpid()}\) is running")
-    with only_flow(project), refused, only_flow(project):
-        pass
-    with only_flow(project):  # free again
-        pass
+def test_a_second_run_waits_for_its_turn(project: Path) -> None:
+    said, order = threading.Event(), []
+
+    def second() -> None:
+        def wait(message: str) -> None:
+            order.append(message)
+            said.set()
+
+        with take_turn(project, wait):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with take_turn(project, print):
+        thread.start()
+        assert said.wait(30)
+        order.append("first")
+    thread.join(30)
+    assert order == [f"waiting for the run of process {os.getpid()}, which works in this checkout", "first", "second"]
+
+
+def test_deployments_name_flows_with_their_parameters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a process of its own, as Prefect reads its settings when it is imported."""
+    code = """
+import inspect, yaml
+from prefect.flows import load_flow_from_entrypoint
+for deployment in yaml.safe_load(open("prefect.yaml"))["deployments"]:
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    accepted = flow.validate_parameters(deployment["parameters"])
+    assert set(accepted) == set(inspect.signature(flow.fn).parameters), deployment["name"]
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    assert deployment["work_pool"]["name"] == "vrpo" and deployment["schedules"][0]["cron"]
+from pipeline.prefect_flows import experiment_settings
+assert experiment_settings({"profile": "mini", "domain": None}, ["train.gae_lambda=0.8"]) == ["profile=mini", "train.gae_lambda=0.8"]
+try:
+    experiment_settings({}, ["train.gae_lambda"])
+except ValueError as error:
+    assert "overrides: 'train.gae_lambda' is not of the form" in str(error)
+else:
+    raise AssertionError
+"""
+    environment = {**os.environ, **prefect_environment(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_page_is_published_with_its_figures(tmp_path: Path) -> None:
+    (tmp_path / "figure.png").write_bytes(b"png")
+    (tmp_path / "page.md").write_text("# Page\n\n![curves](figure.png)\n")
+    code = """
+import sys
+from pathlib import Path
+from pipeline import prefect_flows
+prefect_flows.create_markdown_artifact = lambda page, key: print(key, page)
+prefect_flows.publish_page(Path(sys.argv[1]), "report")
+"""
+    environment = {**os.environ, **prefect_environment(tmp_path)}
+    command = [sys.executable, "-c", code, str(tmp_path / "page.md")]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("report # Page") and "![curves](data:image/png;base64,cG5n)" in done.stdout, done.stderr
+
+
+def test_stop_ends_what_serve_began_and_nothing_else(tmp_path: Path) -> None:
+    environment = serve.environment(tmp_path, 4299)
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4299/api" and environment["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
+    command = ["sh", "-c", "sleep 600 & echo $!; wait"]
+    ours, other = (subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in (environment, None))
+    child, stranger = int(ours.stdout.readline()), int(other.stdout.readline())
+    ours.kill()  # its child has another parent now
+    ours.wait()
+    try:
+        assert [process.pid for process in serve.ours(tmp_path)] == [child]
+        serve.STOP_SECONDS, before = 1.0, serve.STOP_SECONDS
+        assert serve.stop(tmp_path) == 1
+        serve.STOP_SECONDS = before
+        assert _ends(child) and _runs(stranger)
+    finally:
+        other.kill()
+        os.kill(stranger, 9)

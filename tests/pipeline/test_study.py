@@ -1,6 +1,9 @@
 """Studies: cells are expanded, shared, resumed and counted rightly; tables say what the cells hold."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import pytest
 import yaml
 
 from pipeline import study, study_report
+from pipeline.flow import prefect_environment
+from pipeline.records import read_events
 from pipeline.stage import write_json
 from vrpo.config import UserError
 
@@ -23,6 +28,7 @@ def home(tmp_path, monkeypatch):
     params = (ROOT / "params.yaml").read_text().replace("profile: tiny", "profile: mini", 1)
     (tmp_path / "params.yaml").write_text(params)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     tables = {
         "methods": {
             "seeds": [0, 1],
@@ -95,6 +101,16 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
     assert lines[:2] == first and len(lines) == 10
     assert {path.name.partition("-")[0] for path in (home / "data/study").iterdir()} == set(study.INPUTS)
 
+    records = [read_events(path) for path in (home / "data/tracking/small").glob("*.jsonl")]
+    assert len(records) == 10
+    for events in records:
+        assert (events[0]["tags"]["study"], events[-1]["status"]) == ("small", "FINISHED")
+        assert not [event for event in events if event["event"] == "model"]
+        if events[0]["tags"]["stage"] == "train":
+            method = events[0]["tags"]["method"]
+            assert method in events[0]["name"] and {"flip", "clean"} & set(events[0]["name"].split(", "))
+            assert any("test/accuracy" in event.get("values", {}) for event in events)
+
     study_report.write(Path("small.yaml"))
     report = json.loads((home / "data/reports/study/small.json").read_text())["tables"]["methods"]
     assert report["finished"] == report["cells"] == 8
@@ -145,6 +161,39 @@ def test_a_cell_on_a_poor_cold_start_is_not_trained(home) -> None:
         write_json(home / study.folder_of(stage, cell.params) / study.METRICS, {"accuracy": 0.2})
     line = study.run_cell(replace(cell, cold_start=0.3), str(home))  # there is no model to train on
     assert line["accuracy_init"] == 0.2 and "accuracy" not in line
+
+
+DASK = """
+import json
+from pathlib import Path
+from prefect.testing.utilities import prefect_test_harness
+from prefect_dask import DaskTaskRunner
+from pipeline.prefect_flows import cells, local_cluster
+with prefect_test_harness(server_startup_timeout=180):
+    assert cells.with_options(task_runner=DaskTaskRunner(cluster_kwargs=local_cluster(2)))("dask.yaml", 10, 2, []) == 0
+"""
+
+
+def test_two_dask_workers_come_to_the_numbers_of_one_process(home, monkeypatch) -> None:
+    """In a process of its own, as Prefect reads its settings when it is imported."""
+    content = yaml.safe_load(Path("small.yaml").read_text())
+    content["tables"]["methods"]["seeds"] = [0]
+    del content["tables"]["critics"]
+    for name in ("serial", "dask"):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
+    environment = {**os.environ, **prefect_environment(home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", DASK], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert study.run(Path("serial.yaml"), jobs=1, minutes=10, tables=[]) == 0
+    serial, dask = (results(home / f"data/reports/study/{name}.jsonl") for name in ("serial", "dask"))
+    assert len(serial) == 4 and serial == dask
+
+
+def results(path: Path) -> dict[str, dict]:
+    """Lines without what measures time or memory, by what they are about."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    drop = {"seconds", "cell_seconds", "peak_memory_mb", "stages"}
+    return {json.dumps([line["method"], line["params"]]): {key: line[key] for key in line.keys() - drop} for line in lines}
 
 
 def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import mirror, tracking
+from pipeline.champion import clearly_better
 from pipeline.records import Record, digest, flatten, read_events
 from vrpo.config import Params, UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRAIN = {"stage": "train", "params": Params(), "arguments": ("ppo", 0)}
 FILE = Path("data/tracking/train-ppo-0.jsonl")
+NAME = "PPO seed 0, majority vote of 12"
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +71,10 @@ def test_record_file_tells_the_whole_run_as_it_happens(no_mirror: None) -> None:
         record.metrics({"reward": {"observed": 0.5}}, step=3)
         start, metrics = read_events(FILE)  # written while the run is open
         assert (metrics["step"], metrics["values"]) == (3, {"reward/observed": 0.5})
-    assert start["name"] == "train ppo seed 0"
+    assert start["name"] == NAME
     assert start["params"]["train.critic.beta"] == 1e-3
-    assert {key: start["tags"][key] for key in ("stage", "profile", "method", "seed")} == {
-        "stage": "train", "profile": "tiny", "method": "ppo", "seed": "0"
+    assert {key: start["tags"][key] for key in ("stage", "profile", "method", "seed", "domain", "noise")} == {
+        "stage": "train", "profile": "tiny", "method": "ppo", "seed": "0", "domain": "chain", "noise": "majority vote of 12"
     }  # fmt: skip
     assert read_events(FILE)[-1]["status"] == "FINISHED"
 
@@ -86,7 +88,7 @@ def test_failed_stage_is_recorded_and_its_error_passes(no_mirror: None) -> None:
 
 def killed_run(last: int) -> None:
     """A record that stops in the middle of a line after step `last`."""
-    record = Record(FILE, {"name": "train ppo seed 0", "tags": {"stage": "train"}, "params": {}})
+    record = Record(FILE, {"name": NAME, "tags": {"stage": "train"}, "params": {}})
     for step in range(last + 1):
         record.metrics({"iteration": step, "loss": 1 / (step + 1)}, step)
     record._file.close()
@@ -127,7 +129,7 @@ def test_outage_costs_one_line_and_loses_nothing(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for _ in range(3):
         assert tracking.sync() == 1
-        assert runs() == [("train ppo seed 0", "FINISHED")]
+        assert runs() == [(NAME, "FINISHED")]
         assert points("loss") == list(range(600))
         FILE.with_suffix(".sync.json").unlink(missing_ok=True)  # a lost side file does not send anything twice
     assert tracking.sync() == 1
@@ -172,7 +174,7 @@ def test_two_stages_at_once_on_a_cold_database(workspace: Path) -> None:
         stage.communicate(timeout=60)
         assert stage.returncode == 0
     tracking.sync()  # on a very busy machine the children may have been given up
-    assert sorted(runs()) == [("train ppo seed 0", "FINISHED"), ("train ppo seed 1", "FINISHED")]
+    assert sorted(runs()) == [(NAME, "FINISHED"), (NAME.replace("0", "1"), "FINISHED")]
     assert points("loss") == [*range(50), *range(50)]
 
 
@@ -195,7 +197,7 @@ mirror.init_database(mirror.tracking_uri())
     with tracking.record("train-ppo-0", **TRAIN):
         pass
     tracking.sync()
-    assert runs() == [("train ppo seed 0", "FINISHED")]
+    assert runs() == [(NAME, "FINISHED")]
 
 
 def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: Path) -> None:
@@ -204,9 +206,9 @@ def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: 
     stage.kill()
     stage.communicate()
     deadline = time.monotonic() + 20
-    while runs() != [("train ppo seed 0", "KILLED")] and time.monotonic() < deadline:
+    while runs() != [(NAME, "KILLED")] and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert runs() == [("train ppo seed 0", "KILLED")]  # the mirror, alone, did that
+    assert runs() == [(NAME, "KILLED")]  # the mirror, alone, did that
     record = Record(FILE, {})
     record.resume([{"iteration": step, "loss": step / 7} for step in range(40)])
     record.metrics({"loss": 8.0}, 50)  # 40 to 49 were logged before the kill
@@ -257,11 +259,95 @@ def test_models_are_known_and_the_best_policy_is_the_champion(workspace: Path, m
 
     import mlflow
 
-    champion = mlflow.pyfunc.load_model("models:/vrpo-policy@champion")
+    champion = mlflow.pyfunc.load_model("models:/vrpo-policy-chain-tiny@champion")
     (folder,) = Path("mlartifacts").rglob("artifacts/artifacts/policy")
     assert digest(folder) == digest(Path("data/runs/vrpo-1/policy"))
     completions = champion.predict(["12", "1234"])
     assert completions[0] == champion.predict(["12"])[0] != ""  # padding does not change a completion
+
+
+def report_of(seed: int, accuracy: float, problems: int = 100, data: str = "a") -> str:
+    """The verdict in MLflow on a report whose best policy is that of `seed`."""
+    checkpoint(Path(f"data/runs/vrpo-{seed}/policy"), seed)
+    label = f"report-{seed}"
+    with tracking.record(label, stage="report", params=Params()) as record:
+        record.champion([{"method": "vrpo", "seed": seed, "accuracy": {"mean": accuracy, "n": problems, "data": data}}])
+    mirror.mirror(Path(f"data/tracking/{label}.jsonl"), mirror.connect(), closing=True)
+    ((verdict,),) = select(f"SELECT value FROM tags WHERE key = 'champion' AND value LIKE 'vrpo-{seed}:%'")
+    return verdict.partition(": ")[2]
+
+
+def test_the_champion_stays_until_one_is_clearly_better(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_start_follower", lambda path: None)
+    assert report_of(0, 0.6) == "champion, version 1"
+    assert report_of(1, 0.65) == "version 1 (vrpo-0) stays, 65.0% is not clearly better than its 60.0%"
+    assert "other problems" in report_of(2, 0.95, data="b")
+    assert report_of(3, 0.9) == "champion, version 2"
+    assert select("SELECT name, alias, version FROM registered_model_aliases") == [("vrpo-policy-chain-tiny", "champion", 2)]
+
+    import mlflow
+
+    signature = mlflow.models.get_model_info("models:/vrpo-policy-chain-tiny@champion").signature
+    assert [column.type.name for column in (*signature.inputs, *signature.outputs)] == ["string", "string"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "problems", "better"),
+    [((0.7, 0.6), 100, False), ((0.7, 0.6), 1000, True), ((1.0, 1.0), 10, False), ((0.5, 0.6), 10000, False), ((0.1, 0.0), 20, False)],
+)
+def test_clearly_better_is_beyond_the_interval(shares: tuple[float, float], problems: int, better: bool) -> None:
+    assert clearly_better(*shares, (problems, problems)) == better
+
+
+def test_data_sets_and_system_metrics_reach_mlflow(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "SYSTEM_SECONDS", 0.01)
+    monkeypatch.setattr(tracking, "_start_follower", lambda path: None)
+    Path("rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        record.metrics({"loss": 1.0}, 0)
+        deadline = time.monotonic() + 30
+        while not any(event["event"] == "system" for event in read_events(FILE)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        record.dataset("rows.jsonl", "training")
+    for _ in range(2):
+        tracking.sync()
+        FILE.with_suffix(".sync.json").unlink()
+    assert select("SELECT name, dataset_profile FROM datasets") == [("rows.jsonl", '{"num_rows": 2}')]
+    assert select("SELECT value FROM input_tags") == [("training",)]
+    assert points("system/process_memory_megabytes")[0] == 0
+    assert points("loss") == [0]
+
+
+def test_system_metrics_do_not_disturb_a_resumption(no_mirror: None) -> None:
+    killed_run(last=5)
+    record = Record(FILE, {"name": NAME, "tags": {"stage": "train"}, "params": {}})
+    record.system({"system/cpu": 1.0}, 0)  # before anybody knows whether the run goes on
+    record.resume([{"iteration": step, "loss": 1 / (step + 1)} for step in range(4)])
+    record.system({"system/cpu": 1.0}, 0)
+    record.end("FINISHED")
+    assert [event["event"] for event in read_events(FILE) if event["event"] != "metrics"] == ["start", "resume", "system", "end"]
+
+
+def test_an_experiment_s_record_outlives_its_folder(workspace: Path, no_mirror: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = workspace / ".dvc/tmp/exps/tmp1"
+    temporary.mkdir(parents=True)
+    monkeypatch.chdir(temporary)
+    monkeypatch.setenv("DVC_ROOT", str(workspace))
+    monkeypatch.setenv("DVC_EXP_NAME", "other-rate")
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        record.metrics({"loss": 1.0}, 0)
+    monkeypatch.chdir(workspace)
+    shutil.rmtree(temporary)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("DVC_EXP_NAME")
+    assert tracking.sync() == 1
+    assert select("SELECT value FROM tags WHERE key = 'pipeline_run'") == [("other-rate",)]
+
+
+def test_noise_in_words() -> None:
+    flips = Params(label={"source": "clean", "false_positive_rate": 0.2, "heavy_tail_scale": 0.5})
+    assert tracking.describe_noise(flips.model_dump()) == "clean labels, 20% 0 to 1, heavy tails 0.5"
+    assert tracking.describe_noise(Params(reward={"kind": "model"}).model_dump()) == "reward model, 20% wrong pairs"
 
 
 def test_sync_names_the_record_and_the_store_that_does_not_answer(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

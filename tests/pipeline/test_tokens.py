@@ -1,0 +1,59 @@
+"""Responses by tokens: which are shown, what their numbers are, how they are coloured."""
+
+import pytest
+import torch
+
+from pipeline.tokens import choose, heat_map, read_tokens, scales_of, shade
+from vrpo.advantages import compute_gae
+from vrpo.critic import ValueModel
+from vrpo.generation import encode, generate
+from vrpo.models import new_llama
+from vrpo.tasks.chain import new_tokenizer
+
+
+@pytest.fixture(scope="module")
+def models():
+    tokenizer = new_tokenizer()
+    policy = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0)
+    critic = ValueModel.from_policy(policy, shared=False, depth=1, latent_size=4, seed=0)
+    rollout = generate(
+        policy,
+        encode(tokenizer, ["3+4.:", "1+2+3.:"]),
+        max_new_tokens=6,
+        temperature=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        seed=0,
+    )
+    return tokenizer, policy, critic.eval(), rollout
+
+
+def test_each_kind_is_shown_and_unscored_ones_are_not() -> None:
+    observed, clean = [1.0, 1.0, 0.0, 1.0, None, 0.0], [0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+    assert choose(observed, clean) == [1, 2, 0, 3, 5]
+    assert choose([1.0] * 5, [1.0] * 5) == [0, 1]
+
+
+def test_numbers_are_those_of_the_models(models) -> None:
+    tokenizer, policy, critic, rollout = models
+    first, second = read_tokens(policy, critic, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], 1.0, 0.9)
+    assert (first["kind"], second["kind"]) == ("wrong, but rewarded", "wrong and not rewarded")
+    assert first["prompt"] == "3+4.:"
+    length = int(rollout.lengths[0])
+    assert {len(first[name]) for name in ("tokens", "values", "entropy", "surprisal", "advantages_clean")} == {length}
+    assert first["surprisal"] == pytest.approx((-rollout.logprobs[0, :length]).tolist(), abs=2e-4)
+    rewards = torch.zeros(rollout.responses.shape)
+    rewards[0, length - 1] = 1.0
+    expected = compute_gae(rewards, critic.read(rollout), rollout.response_mask, 1.0, 0.9)[0, :length]
+    assert first["advantages_observed"] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert first["advantages_clean"] != first["advantages_observed"] and second["advantages_clean"] == second["advantages_observed"]
+    assert "values" not in read_tokens(policy, None, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], 1.0, 0.9)[0]
+
+
+def test_colours_say_size_and_sign() -> None:
+    assert shade(0.0, (0, 114, 178), True) == shade(-1.0, (0, 114, 178), False) == "#ffffff"
+    assert shade(-1.0, (0, 114, 178), True) == shade(-3.0, (0, 114, 178), True) != shade(1.0, (0, 114, 178), True)
+    response = {"prompt": "1+1.:", "kind": "right and rewarded", "tokens": ["2", "."], "entropy": [0.5, 0.25], "surprisal": [0.0, 0.0]}
+    shown = heat_map(response, scales_of([response]))
+    assert [strip["label"] for strip in shown["strips"]] == ["entropy", "surprisal"]
+    assert [cell["number"] for cell in shown["strips"][0]["cells"]] == ["0.500", "0.250"]
