@@ -68,7 +68,7 @@ def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any,
     values = params.model_dump()
     noise = describe_noise(values)
     tags |= {"stage": stage, "dvc_stage": os.environ.get("DVC_STAGE", stage), "label": label, "profile": params.profile, "noise": noise}
-    tags |= {"domain": values.get("domain") or values.get("task"), "git": _git_version()}
+    tags |= {"domain": values["domain"], "git": _git_version()}
     name = f"{stage} ({params.profile})"
     if arguments:
         method, seed = map(str, arguments)
