@@ -12,4 +12,8 @@ def procedural_task(params: Params) -> ProceduralTask:
         from vrpo.tasks.chain import ChainTask
 
         return ChainTask(params.prepare.max_length, params.prepare.min_length)
-    raise UserError(f"domain = {params.domain!r}: has no procedural problems yet; use math")
+    if params.domain == "science":
+        from vrpo.tasks.physics import PhysicsTask
+
+        return PhysicsTask()
+    raise UserError(f"domain = {params.domain!r}: has no procedural problems yet; use math or science")
