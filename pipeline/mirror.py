@@ -254,10 +254,11 @@ class _Mirror:
 
 
 def experiment_of(tags: dict[str, str]) -> str:
-    """RL runs lie flat in one experiment, where the charts lay them over each other; a study's in one of its own; all else is the pipeline's."""
+    """RL runs lie flat in one experiment, where the charts lay them over each other; a study's and benchmarks in ones of their own; all
+    else is the pipeline's."""
     if "study" in tags:
         return f"vrpo-study-{tags['study']}"
-    return "vrpo-runs" if tags["stage"] == "train" else "vrpo-pipeline"
+    return {"train": "vrpo-runs", "benchmark": "vrpo-benchmarks"}.get(tags["stage"], "vrpo-pipeline")
 
 
 def _milliseconds(event: dict[str, Any]) -> int:

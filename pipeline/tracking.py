@@ -35,13 +35,19 @@ GRACE_SECONDS = 15.0  # how long the end of a stage waits for the mirror
 
 
 @contextmanager
-def record(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = ()) -> Iterator[Record]:
+def record(
+    label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = (), tags: dict[str, str] | None = None
+) -> Iterator[Record]:
     """Record one run of a stage in `data/tracking/<label>.jsonl` and mirror it to MLflow.
 
-    `arguments` are the method and seed of a cell of the matrix. MLflow's troubles never raise; they end in one warning line.
+    `arguments` are the method and seed of a cell of the matrix; `tags` name a run that is no stage of the graph. MLflow's troubles never
+    raise; they end in one warning line.
     """
+    event = start_event(label, stage=stage, params=params, arguments=arguments)
+    if tags:
+        event |= {"name": " ".join([stage, *tags.values()]), "tags": event["tags"] | tags}
     path = record_folder() / f"{label}.jsonl"
-    run = Record(path, start_event(label, stage=stage, params=params, arguments=arguments))
+    run = Record(path, event)
     follower = _start_follower(path)
     try:
         with _system_metrics(run):
