@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from pipeline.figures import style
+from pipeline.heat_maps import heat_map, scales_of
 from pipeline.runs import Run, is_number
-from pipeline.tokens import heat_map, scales_of
 from vrpo.config import Params
 
 CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"

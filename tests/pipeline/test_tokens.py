@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.tokens import choose, heat_map, read_tokens, scales_of, shade
+from pipeline.heat_maps import heat_map, scales_of, shade
+from pipeline.tokens import choose, read_tokens
 from vrpo.advantages import compute_gae
 from vrpo.critic import ValueModel
 from vrpo.generation import encode, generate
