@@ -1,11 +1,12 @@
 """Reward model, where params.reward.kind asks for one: trained on noisy preference pairs, checked on held-out clean ones.
 
-A pair is a right and a wrong response of the cold start to one training problem. Writes data/models/reward, which holds
-only reward.json when rewards are rules.
+A pair is a right and a wrong response of the cold start to one training problem. With `reward.accuracy` the reward is blurred until it
+prefers the right response of held-out pairs as often as that. Writes data/models/reward, which holds only reward.json when rewards are rules.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -27,36 +28,71 @@ def run(params: Params, record: Any) -> dict[str, Any]:
         shutil.rmtree(REWARD, ignore_errors=True)
         stage.write_json(REWARD / "reward.json", {"kind": "rule"})
         return {"kind": "rule"}
-    from vrpo.models import save_model
-    from vrpo.rewards.model import RewardModelScorer, new_reward_model, noisy_preferences
-    from vrpo.supervised import fit_preferences
+    from vrpo.rewards.model import BlurredReward, find_blur, noisy_preferences, pairwise_accuracy
 
-    reward, runtime = params.reward, params.runtime
+    reward = params.reward
     clean = _clean_pairs(params)
     held_out = int(HELD_OUT * len(clean))
     noisy = noisy_preferences(clean, reward.label_error, reward.length_bias, reward.seed)
-    model, tokenizer = new_reward_model(
-        SFT, seed=reward.seed, dtype=runtime.dtype, device=runtime.device, trust_remote_code=runtime.trust_remote_code
-    )
-    options = {"steps": reward.steps, "batch_size": reward.batch_size, "learning_rate": reward.learning_rate, "seed": reward.seed}
-    losses = fit_preferences(model, tokenizer, noisy[held_out:], **options, stage="reward")
+    losses = _fit(params, noisy[held_out:])
     for step, loss in enumerate(losses, 1):
         record.metrics({"loss": loss}, step)
-    save_model(model, tokenizer, REWARD)
-    scorer = RewardModelScorer(REWARD, runtime.device)
-    tail = losses[-5:]
+    scorer = load_scorer(params, blur=0.0)
+    blur = 0.0
+    half = held_out // 2  # blurred on one half, measured on the other
+    if reward.accuracy:
+        blur = find_blur(scorer, clean[:half], reward.accuracy, reward.seed)
+    stage.write_json(REWARD / "reward.json", {"kind": reward.kind, "blur": blur})
+    measured = slice(half, held_out) if reward.accuracy else slice(held_out)
+    blurred, tail = BlurredReward(scorer, blur, reward.seed), losses[-5:]
     metrics = {
-        "kind": "model",
+        "kind": reward.kind,
         "pairs": len(clean) - held_out,
         "pairs_held_out": held_out,
         "noisy_share": sum(a != b for a, b in zip(clean, noisy, strict=True)) / len(clean),
-        "accuracy_clean": _pairwise_accuracy(scorer, clean[:held_out]),
-        "accuracy_noisy": _pairwise_accuracy(scorer, noisy[:held_out]),
+        "blur": blur,
+        "accuracy_clean": pairwise_accuracy(blurred, clean[measured]),
+        "accuracy_noisy": pairwise_accuracy(blurred, noisy[measured]),
+        "accuracy_unblurred": pairwise_accuracy(scorer, clean[:held_out]),
         "loss_first": losses[0],
         "loss_last": sum(tail) / len(tail),
     }
     record.model(REWARD, "reward", metrics)
     return metrics
+
+
+def _fit(params: Params, pairs: list[dict[str, Any]]) -> list[float]:
+    """Train the model that `reward.kind` asks for on noisy preferences and save it; returns the loss of every step."""
+    from vrpo.models import load_policy, save_model
+    from vrpo.rewards.model import new_reward_model
+    from vrpo.supervised import fit_implicit_reward, fit_preferences
+
+    reward, runtime = params.reward, params.runtime
+    options = {"steps": reward.steps, "batch_size": reward.batch_size, "learning_rate": reward.learning_rate, "seed": reward.seed}
+    if reward.kind == "implicit":
+        model, tokenizer = load_policy(SFT, runtime)
+        losses = fit_implicit_reward(model, tokenizer, pairs, beta=reward.beta, **options, stage="reward")
+    else:
+        places = {"dtype": runtime.dtype, "device": runtime.device, "trust_remote_code": runtime.trust_remote_code}
+        model, tokenizer = new_reward_model(SFT, seed=reward.seed, **places)
+        losses = fit_preferences(model, tokenizer, pairs, **options, stage="reward")
+    save_model(model, tokenizer, REWARD)
+    return losses
+
+
+def load_scorer(params: Params, blur: float | None = None) -> Any:
+    """The learned reward in data/models/reward, blurred as its reward.json says, or by `blur`."""
+    from vrpo.models import load_policy
+    from vrpo.rewards.implicit import ImplicitReward
+    from vrpo.rewards.model import BlurredReward, RewardModelScorer
+
+    if params.reward.kind == "implicit":
+        (policy, tokenizer), (reference, _) = (load_policy(folder, params.runtime) for folder in (REWARD, SFT))
+        scorer: Any = ImplicitReward(policy, reference, tokenizer, params.reward.beta)
+    else:
+        scorer = RewardModelScorer(REWARD, params.runtime.device)
+    blur = json.loads((REWARD / "reward.json").read_text(encoding="utf-8"))["blur"] if blur is None else blur
+    return BlurredReward(scorer, blur, params.reward.seed)
 
 
 def _clean_pairs(params: Params) -> list[dict[str, Any]]:
@@ -87,19 +123,12 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
             pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     if len(pairs) < FEWEST_PAIRS:
         raise UserError(
-            f"reward.kind = 'model': only {len(pairs)} of {len(rows)} problems have both a right and a wrong sample; "
+            f"reward.kind = {params.reward.kind!r}: only {len(pairs)} of {len(rows)} problems have both a right and a wrong sample; "
             "raise reward.pairs to sample more problems, or train the cold start longer"
         )
     if len(pairs) < wanted:
         print(f"reward: {len(pairs)} pairs found, {wanted} wanted (reward.pairs = {params.reward.pairs} and the held-out ones)")
     return pairs[:wanted]
-
-
-def _pairwise_accuracy(scorer: Any, pairs: list[dict[str, Any]]) -> float:
-    """Share of pairs whose chosen response scores higher."""
-    prompts = [pair["prompt"] for pair in pairs]
-    chosen, rejected = (scorer(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
-    return sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)
 
 
 if __name__ == "__main__":

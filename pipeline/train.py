@@ -15,7 +15,7 @@ from typing import Any
 from pipeline import stage
 from vrpo.config import Params
 
-PREPARED, LABELS, SFT, REWARD = Path("data/prepared"), Path("data/labels"), Path("data/models/sft"), Path("data/models/reward")
+PREPARED, LABELS, SFT = Path("data/prepared"), Path("data/labels"), Path("data/models/sft")
 STATE = Path("data/state")
 
 Row = dict[str, Any]
@@ -120,10 +120,10 @@ def _observed_reward(params: Params, task: Any, seed: int) -> Any:
         NoiseChannel(label.false_positive_rate, label.false_negative_rate, seed),
         *([HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed)] if label.heavy_tail_scale else []),
     )
-    if params.reward.kind == "model":
-        from vrpo.rewards.model import RewardModelScorer
+    if params.reward.kind != "rule":
+        from pipeline.reward import load_scorer
 
-        scorer = RewardModelScorer(REWARD, params.runtime.device)
+        scorer = load_scorer(params)
         return lambda prompts, responses, *, answer, **_: [
             1 / (1 + math.exp(-score)) for score in scorer(prompts, completions(task, responses, answer))
         ]

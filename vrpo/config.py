@@ -91,10 +91,15 @@ class SFTConfig(Section):
 class RewardConfig(Section):
     """Reward used in training: rules on the noisy labels, or a learned reward model."""
 
-    kind: Literal["rule", "model"] = "rule"
+    # "model": a classifier of whole responses; "implicit": log-ratio of a preference-trained policy to the cold start (DPO)
+    kind: Literal["rule", "model", "implicit"] = "rule"
     pairs: Count = 512
     label_error: Probability = 0.2  # share of preference pairs whose order is flipped
     length_bias: Probability = 0.0  # share of pairs decided by length instead
+    accuracy: Annotated[float, Field(gt=0.5, lt=1.0)] | None = (
+        None  # pairwise, on clean preferences, that a learned reward is blurred down to
+    )
+    beta: Positive = 0.1  # of the implicit reward
     per_turn: bool = False  # dialogue, clean rule-based reward: each turn earns what it adds to the goal, instead of one return at the end
     steps: Count = 60
     batch_size: Count = 32
@@ -239,7 +244,7 @@ class Params(Section):
         """Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers."""
         label = self.label
         noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
-        if self.reward.per_turn and (self.domain != "dialogue" or self.reward.kind == "model" or self.reward.correction != "none" or noisy):
+        if self.reward.per_turn and (self.domain != "dialogue" or self.reward.kind != "rule" or self.reward.correction != "none" or noisy):
             raise ValueError(
                 "reward.per_turn = true: needs domain = dialogue, reward.kind = rule, reward.correction = none and no flips or heavy tails "
                 "in `label`; set it to false, or change these"

@@ -6,6 +6,7 @@ the end of the text is marked exactly once. Optimiser settings are those of smal
 
 from __future__ import annotations
 
+import copy
 import math
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -94,13 +95,48 @@ def fit_preferences(
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    prompts = [pair["prompt"] for pair in pairs]
-    columns = {
-        f"{side}_ids": [prompt + completion for prompt, completion in encode_pairs(tokenizer, prompts, [pair[side] for pair in pairs])]
-        for side in ("chosen", "rejected")
-    }
+    encoded = _encode_sides(tokenizer, pairs)
+    columns = {f"{side}_ids": [prompt + completion for prompt, completion in rows] for side, rows in encoded.items()}
     settings = _settings(model, steps, batch_size, learning_rate, seed)
     return _fit(RewardTrainer, RewardConfig, settings, model, tokenizer, Dataset.from_dict(columns), stage)
+
+
+def fit_implicit_reward(
+    model: Any,
+    tokenizer: Any,
+    pairs: list[dict[str, Any]],
+    *,
+    beta: float,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    stage: str,
+) -> list[float]:
+    """Train a causal LM in place by direct preference optimisation against a copy of itself (see `vrpo.rewards.implicit`).
+
+    Returns and raises as `fit_preferences`.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class EncodedDPOTrainer(DPOTrainer):
+        """Takes token ids as they are."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    encoded = _encode_sides(tokenizer, pairs)
+    columns = {f"{side}_ids": [completion for _, completion in rows] for side, rows in encoded.items()}
+    columns["prompt_ids"] = [prompt for prompt, _ in encoded["chosen"]]
+    settings = _settings(model, steps, batch_size, learning_rate, seed) | {"beta": beta}
+    dataset = Dataset.from_dict(columns)
+    return _fit(EncodedDPOTrainer, DPOConfig, settings, model, tokenizer, dataset, stage, ref_model=copy.deepcopy(model))
+
+
+def _encode_sides(tokenizer: Any, pairs: list[dict[str, Any]]) -> dict[str, list[tuple[list[int], list[int]]]]:
+    prompts = [pair["prompt"] for pair in pairs]
+    return {side: encode_pairs(tokenizer, prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")}
 
 
 def _settings(model: Any, steps: int, batch_size: int, learning_rate: float, seed: int) -> dict[str, Any]:
@@ -132,9 +168,9 @@ def _settings(model: Any, steps: int, batch_size: int, learning_rate: float, see
 
 
 def _fit(
-    trainer_class: Any, config_class: Any, settings: dict[str, Any], model: Any, tokenizer: Any, dataset: Any, stage: str
+    trainer_class: Any, config_class: Any, settings: dict[str, Any], model: Any, tokenizer: Any, dataset: Any, stage: str, **options: Any
 ) -> list[float]:
-    """Run a TRL trainer; the loss of every step."""
+    """Run a TRL trainer, which gets `options` too; the loss of every step."""
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
 
@@ -159,7 +195,7 @@ def _fit(
 
     with TemporaryDirectory() as unused, tqdm(total=settings["max_steps"], desc=stage, unit="step") as bar:  # the trainer wants a folder
         config = config_class(output_dir=unused, **settings)
-        trainer = trainer_class(model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=[Watch()])
+        trainer = trainer_class(model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=[Watch()], **options)
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()

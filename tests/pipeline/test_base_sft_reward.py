@@ -11,7 +11,7 @@ from pipeline import base, reward, sft
 from pipeline.stage import read_jsonl, write_jsonl
 from vrpo.config import Params, UserError
 from vrpo.models import load_causal_lm, load_tokenizer, new_llama, save_model
-from vrpo.rewards.model import RewardModelScorer, new_reward_model, noisy_preferences
+from vrpo.rewards.model import RewardModelScorer, new_reward_model, noisy_preferences, pairwise_accuracy
 from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer, work_through
 
 
@@ -174,6 +174,16 @@ def test_reward_model_is_trained_measured_and_saved(cold_start):
     assert recorder.models == [(Path("data/models/reward"), "reward")]
     assert len(recorder.curve) == 3
     assert len(RewardModelScorer("data/models/reward")(["1+1.....:"], ["+12"])) == 1
+
+
+def test_implicit_reward_is_trained_blurred_and_read_as_saved(cold_start):
+    config = params(reward={"kind": "implicit", "accuracy": 0.55})
+    metrics = reward.run(config, Recorder())
+    held_out = reward._clean_pairs(config)[: metrics["pairs_held_out"]]
+    half = len(held_out) // 2
+    assert metrics["accuracy_clean"] == pairwise_accuracy(reward.load_scorer(config), held_out[half:])
+    assert metrics["accuracy_unblurred"] == pairwise_accuracy(reward.load_scorer(config, blur=0.0), held_out)
+    assert (metrics["blur"] > 0) == (pairwise_accuracy(reward.load_scorer(config, blur=0.0), held_out[:half]) > 0.55)
 
 
 def test_pairs_are_right_before_wrong(cold_start):

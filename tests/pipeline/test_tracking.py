@@ -74,7 +74,7 @@ def test_record_file_tells_the_whole_run_as_it_happens(no_mirror: None) -> None:
     assert start["name"] == NAME
     assert start["params"]["train.critic.beta"] == 1e-3
     assert {key: start["tags"][key] for key in ("stage", "profile", "method", "seed", "domain", "noise")} == {
-        "stage": "train", "profile": "tiny", "method": "ppo", "seed": "0", "domain": "chain", "noise": "majority vote of 12"
+        "stage": "train", "profile": "tiny", "method": "ppo", "seed": "0", "domain": "math", "noise": "majority vote of 12"
     }  # fmt: skip
     assert read_events(FILE)[-1]["status"] == "FINISHED"
 
@@ -259,7 +259,7 @@ def test_models_are_known_and_the_best_policy_is_the_champion(workspace: Path, m
 
     import mlflow
 
-    champion = mlflow.pyfunc.load_model("models:/vrpo-policy-chain-tiny@champion")
+    champion = mlflow.pyfunc.load_model("models:/vrpo-policy-math-tiny@champion")
     (folder,) = Path("mlartifacts").rglob("artifacts/artifacts/policy")
     assert digest(folder) == digest(Path("data/runs/vrpo-1/policy"))
     completions = champion.predict(["12", "1234"])
@@ -283,11 +283,11 @@ def test_the_champion_stays_until_one_is_clearly_better(workspace: Path, monkeyp
     assert report_of(1, 0.65) == "version 1 (vrpo-0) stays, 65.0% is not clearly better than its 60.0%"
     assert "other problems" in report_of(2, 0.95, data="b")
     assert report_of(3, 0.9) == "champion, version 2"
-    assert select("SELECT name, alias, version FROM registered_model_aliases") == [("vrpo-policy-chain-tiny", "champion", 2)]
+    assert select("SELECT name, alias, version FROM registered_model_aliases") == [("vrpo-policy-math-tiny", "champion", 2)]
 
     import mlflow
 
-    signature = mlflow.models.get_model_info("models:/vrpo-policy-chain-tiny@champion").signature
+    signature = mlflow.models.get_model_info("models:/vrpo-policy-math-tiny@champion").signature
     assert [column.type.name for column in (*signature.inputs, *signature.outputs)] == ["string", "string"]
 
 

@@ -1,4 +1,5 @@
-"""Learned reward: a causal model's backbone with one output, trained on preference pairs that noise has touched.
+"""Learned reward: a causal model's backbone with one output, trained on preference pairs that noise has touched; and how a learned
+reward is blurred down to a wanted accuracy.
 
 A text is scored at its EOS. Padding is a token of its own, never EOS, so that the plain Hugging Face model, which finds a
 text's end by the padding id, gives the same scores.
@@ -6,8 +7,9 @@ text's end by the padding id, gives the same scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from vrpo.config import UserError
 from vrpo.models import load_tokenizer
 from vrpo.seeding import derive_seed, uniform
 from vrpo.supervised import Completion, encode_pairs
+
+Scorer = Callable[[list[str], Sequence[Completion]], list[float]]
 
 
 def noisy_preferences(pairs: list[dict[str, Any]], label_error: float, length_bias: float, seed: int) -> list[dict[str, Any]]:
@@ -110,3 +114,48 @@ class RewardModelScorer:
         mask = (torch.arange(ids.shape[1]) <= ends[:, None]).to(device)
         hidden = self.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         return self.model.score(hidden[torch.arange(len(rows)), ends])[:, 0].float().cpu()
+
+
+class BlurredReward:
+    """A learned reward whose scores are off by `blur` times a standard normal draw: an error that stays with a response.
+
+    Args:
+        scorer: `(prompts, responses) -> scores`.
+        blur: in units of the scores; 0 leaves them as they are.
+        seed: with prompt and response it fixes every draw.
+    """
+
+    def __init__(self, scorer: Scorer, blur: float, seed: int) -> None:
+        self.scorer, self.blur, self.seed = scorer, blur, seed
+
+    def __call__(self, prompts: list[str], responses: Sequence[Completion]) -> list[float]:
+        scores = self.scorer(prompts, responses)
+        return [score + self.blur * draw for score, draw in zip(scores, self.draws(prompts, responses), strict=True)]
+
+    def draws(self, prompts: Sequence[str], responses: Sequence[Completion]) -> list[float]:
+        """Standard normal, one per (prompt, response)."""
+        places = (uniform("blur", self.seed, *key) for key in zip(prompts, responses, strict=True))
+        return [NormalDist().inv_cdf(min(max(place, 1e-12), 1 - 1e-12)) for place in places]
+
+
+def pairwise_accuracy(scorer: Scorer, pairs: Sequence[dict[str, Any]]) -> float:
+    """Share of pairs (`prompt`, `chosen`, `rejected`) whose chosen response scores higher."""
+    return sum(margin > 0 for margin in _margins(scorer, pairs)) / len(pairs)
+
+
+def find_blur(scorer: Scorer, pairs: Sequence[dict[str, Any]], accuracy: float, seed: int) -> float:
+    """The smallest blur that brings a reward's accuracy on clean pairs down to `accuracy`; 0 where it is not above it."""
+    margins = _margins(scorer, pairs)
+    draws = _margins(BlurredReward(scorer, 1.0, seed).draws, pairs)
+    # A pair changes sides at most once as the blur grows, at -margin / draw.
+    turns = sorted(-margin / draw for margin, draw in zip(margins, draws, strict=True) if margin * draw < 0)
+    for blur in (0.0, *(turn * (1 + 1e-6) for turn in turns)):
+        if sum(margin + blur * draw > 0 for margin, draw in zip(margins, draws, strict=True)) / len(pairs) <= accuracy:
+            return blur
+    raise UserError(f"reward.accuracy = {accuracy}: {len(pairs)} held-out pairs are too few to get there; raise reward.pairs")
+
+
+def _margins(scorer: Scorer, pairs: Sequence[dict[str, Any]]) -> list[float]:
+    prompts = [pair["prompt"] for pair in pairs]
+    chosen, rejected = (scorer(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected"))
+    return [a - b for a, b in zip(chosen, rejected, strict=True)]
