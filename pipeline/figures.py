@@ -270,7 +270,7 @@ def _accuracy_by_length(figure: Figure, runs: list[Run], summary: dict[str, Any]
         if curves:
             color, marker = style(method, list(groups))
             _lines(axes, curves, color, (1, 100), marker=marker, markersize=5, label=method.upper())
-    axes.set(xlabel="problem length (operations)", ylabel="test accuracy (%)", title="Test accuracy by problem length")
+    axes.set(xlabel="problem length (steps)", ylabel="test accuracy (%)", title="Test accuracy by problem length")
     axes.set_xticks(lengths)
     axes.legend()
     return True

@@ -30,11 +30,14 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     from vrpo.tasks.loader import load_task
 
     task = load_task(params)
-    answers = sorted({row["answer"] for row in splits["train"]})
+    answers = sorted({_canonical(task, row["answer"]) for row in splits["train"]})
     metrics: dict[str, Any] = {}
     for name, rows in splits.items():
         labels, sampled = votes[name]
-        labels = [_wrong_reference(task, label, row["id"], answers, params.label) for label, row in zip(labels, rows, strict=True)]
+        labels = [
+            _wrong_reference(task, label and _canonical(task, label), row["id"], answers, params.label)
+            for label, row in zip(labels, rows, strict=True)
+        ]
         agreement = task.verify([task.canonical_response(label or "") for label in labels], [row["answer"] for row in rows])
         written = [
             {"id": row["id"], "label": label, "clean": row["answer"], "correct": correct}
@@ -62,6 +65,11 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     }
     stage.write_json(LABELS / "noise.json", noise)
     return metrics
+
+
+def _canonical(task: Any, answer: str) -> str:
+    """The answer as a vote would state it, so that equal ones are spelled alike."""
+    return task.extract(task.canonical_response(answer)) or answer
 
 
 def _given(rows: list[dict[str, Any]], name: str, source: str) -> list[str | None]:

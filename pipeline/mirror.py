@@ -22,7 +22,11 @@ from pipeline.stage import TELEMETRY_OFF, write_json
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RL_STAGES = ("train", "evaluate")  # their runs lie flat in one experiment, where the UI compares them
+EXPERIMENTS = {  # of runs that the UI compares with one another; all others lie in "vrpo-pipeline"
+    "train": "vrpo-runs",
+    "evaluate": "vrpo-runs",
+    "benchmark": "vrpo-benchmarks",
+}
 CHAMPION = "vrpo-policy"  # registered model; its alias "champion" names the best policy
 RECORD_TAG = "vrpo.record"  # on the MLflow run: id of the record, so that a lost side file cannot cause duplicates
 BATCH = 1000  # metrics per request; MLflow allows no more
@@ -165,7 +169,7 @@ class _Mirror:
 
         if self.state["open"]:  # a new run of the stage: the one before was killed
             self._on_end({"status": "KILLED", "time": event["time"]})
-        experiment = self._experiment("vrpo-runs" if event["tags"]["stage"] in RL_STAGES else "vrpo-pipeline")
+        experiment = self._experiment(EXPERIMENTS.get(event["tags"]["stage"], "vrpo-pipeline"))
         found = self.client.search_runs([experiment], f"tags.`{RECORD_TAG}` = '{event['record']}'", ViewType.ALL, max_results=1)
         if found:
             run = found[0]

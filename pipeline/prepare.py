@@ -1,8 +1,8 @@
 """Bring problems into one form and split them.
 
-`prepare.dataset` is "procedural" (the domain's generator), a `.jsonl` file, a folder of data files, or a hub id. Rows need a question
-(`question` or `problem`) and an answer (`answer` or `gold`; "reasoning #### 72" as in GSM8K is taken apart); `id`, `solution`,
-`source`, `licence` and, in train, a noisy `label` are kept where present. Test comes from `prepare.test_dataset`, or is split off.
+`prepare.dataset` is "procedural" (the domain's generator), a `.jsonl` file, a folder of data files, or a hub id (see
+`pipeline.problems` for the columns). `id`, `solution`, `source`, `licence`, options and, in train, a noisy `label` are kept where present.
+Test comes from `prepare.test_dataset`, or is split off.
 Splits never share a question (spaces aside): test wins over the others. Sizes are exact for "procedural", upper limits otherwise.
 
 Writes `data/prepared/{train,validation,test}.jsonl`; the same parameters and data give the same bytes.
@@ -10,23 +10,17 @@ Writes `data/prepared/{train,validation,test}.jsonl`; the same parameters and da
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
-import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.stage import main, read_jsonl, write_jsonl
-from vrpo.config import Params, PrepareConfig, UserError
+from pipeline.problems import Row, read_problems
+from pipeline.stage import main, write_jsonl
+from vrpo.config import Params, UserError
 
 OUTPUT = Path("data/prepared")
 SPLITS = ("train", "validation", "test")
-QUESTION = ("question", "problem")
-ANSWER = ("answer", "gold")
-DATA_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zip")
-
-Row = dict[str, Any]
 
 
 def run(params: Params, record: Any) -> dict[str, float | int | str]:
@@ -41,7 +35,7 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
             `prepare.label_noise` is declared for data without labels.
     """
     config = params.prepare
-    splits, left_out = _generated(params) if config.dataset == "procedural" else _external(config)
+    splits, left_out = _generated(params) if config.dataset == "procedural" else _external(params)
     if config.label_noise:
         unlabelled = [row["id"] for row in splits["train"] if "label" not in row]
         if unlabelled:
@@ -77,15 +71,17 @@ def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     return splits, {"duplicates_removed": 0, "conflicting_answers": 0, "test_overlap_removed": 0}
 
 
-def _external(config: PrepareConfig) -> tuple[dict[str, list[Row]], dict[str, int]]:
+def _external(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Local or hub data: normalise, drop repeated questions, shuffle by seed, split."""
-    rows, repeated, conflicting = _distinct(_read(config.dataset, config.subset, config.split))
+    config = params.prepare
+    rows, repeated, conflicting = _distinct(read_problems(config.dataset, config.subset, config.split, params.domain, config.seed))
     overlap = 0
     wanted = {"validation": config.validation_size, "train": config.train_size}
     splits: dict[str, list[Row]] = {}
     if config.test_dataset:
         subset = config.subset if config.test_dataset == config.dataset else None
-        test, repeated_in_test, conflicting_in_test = _distinct(_read(config.test_dataset, subset, config.test_split))
+        in_test = read_problems(config.test_dataset, subset, config.test_split, params.domain, config.seed)
+        test, repeated_in_test, conflicting_in_test = _distinct(in_test)
         repeated, conflicting = repeated + repeated_in_test, conflicting + conflicting_in_test
         kept = {key: row for key, row in rows.items() if key not in test}
         overlap, rows = len(rows) - len(kept), kept
@@ -123,88 +119,6 @@ def _distinct(rows: list[Row]) -> tuple[dict[str, Row], int, int]:
     kept: dict[str, Row] = {}
     conflicting = sum(kept.setdefault(" ".join(row["question"].split()), row)["answer"] != row["answer"] for row in rows)
     return kept, len(rows) - len(kept), conflicting
-
-
-def _read(dataset: str, subset: str | None, split: str) -> list[Row]:
-    """All rows of a source in the contract's form."""
-    path = Path(dataset)
-    if path.suffix == ".jsonl":
-        raw = read_jsonl(path)
-        with path.open(encoding="utf-8") as file:
-            places = [f"{path}:{number}" for number, line in enumerate(file, 1) if line.strip()]
-    elif path.suffix in DATA_SUFFIXES or path.is_file():
-        raise UserError(f"{dataset}: not a format this stage reads; convert it to .jsonl, or name the folder that holds it")
-    else:
-        raw = _load_with_datasets(dataset, subset, split)
-        places = [f"{dataset} [{split}] row {number}" for number in range(len(raw))]
-    name = path.stem if path.suffix == ".jsonl" else dataset
-    return [_normalised(row, place, name) for row, place in zip(raw, places, strict=True)]
-
-
-def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Row]:
-    """Read a hub id, or a local folder of data files, through the `datasets` library."""
-    import datasets
-
-    if not Path(dataset).is_dir():
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-        from vrpo.models import hub_reachable
-
-        try:
-            validate_repo_id(dataset)
-        except HFValidationError:
-            raise UserError(f"{dataset}: no such file or folder, and no hub id; correct prepare.dataset or prepare.test_dataset") from None
-        if not hub_reachable(dataset, "dataset"):
-            datasets.config.HF_HUB_OFFLINE = True  # go to the cached copy at once, not after half a minute of retries
-    try:
-        rows = datasets.load_dataset(dataset, subset, split=split).to_list()
-    except ConnectionError:
-        raise UserError(
-            f"{dataset}: no such file or folder here, and the hub is out of reach with no cached copy; "
-            "correct the name, go online or use a local copy"
-        ) from None
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        named = f"subset {subset!r}, split {split!r}" if subset else f"split {split!r}"
-        raise UserError(f"{dataset} ({named}): cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    if not rows:
-        raise UserError(f"{dataset} [{split}]: holds no rows; an empty split cannot be used")
-    return rows
-
-
-def _normalised(raw: Row, place: str, name: str) -> Row:
-    """One row in the contract's form; errors name `place`."""
-    question = _text(raw, QUESTION, place)
-    answer = _text(raw, ANSWER, place)
-    solution = str(raw.get("solution") or "").strip()
-    if "####" in answer:  # GSM8K: the reasoning, with calculator notes, then the answer
-        reasoning, _, answer = (part.strip() for part in answer.rpartition("####"))
-        solution = solution or re.sub(r"<<[^<>]*>>", "", reasoning)
-        answer = re.sub(r"(?<=\d),(?=\d{3})", "", answer)
-        if not answer:
-            raise UserError(f"{place}: no answer after ####; complete or remove the row")
-    digest = hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:12]
-    row = {"id": str(raw["id"] if raw.get("id") not in (None, "") else f"{name}-{digest}"), "question": question, "answer": answer}
-    if solution:
-        row["solution"] = solution
-    if raw.get("label") is not None:
-        row["label"] = _text(raw, ("label",), place)
-    return {**row, "source": str(raw.get("source") or name), "licence": str(raw.get("licence") or raw.get("license") or "unknown")}
-
-
-def _text(raw: Row, names: tuple[str, ...], place: str) -> str:
-    """The first of the named columns as non-empty text; whole numbers lose a decimal point."""
-    name = next((name for name in names if raw.get(name) is not None), None)
-    if name is None:
-        raise UserError(f"{place}: no `{'` or `'.join(names)}` (columns: {', '.join(map(str, raw)) or 'none'}); add it or rename a column")
-    value = raw[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
-        raise UserError(f"{place}: `{name}` must be text or a number, found {value!r:.60}")
-    text = str(value).strip()
-    if not text:
-        raise UserError(f"{place}: `{name}` is empty; fill it in or remove the row")
-    return text
 
 
 if __name__ == "__main__":

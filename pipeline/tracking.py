@@ -32,13 +32,15 @@ GRACE_SECONDS = 15.0  # how long the end of a stage waits for the mirror
 
 
 @contextmanager
-def record(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = ()) -> Iterator[Record]:
+def record(
+    label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = (), tags: dict[str, str] | None = None
+) -> Iterator[Record]:
     """Record one run of a stage in `data/tracking/<label>.jsonl` and mirror it to MLflow.
 
-    `arguments` are the method and seed of a cell of the matrix. MLflow's troubles never raise; they end in one warning line.
+    `arguments` are the method and seed of a cell of the matrix; `tags` name a run that is no stage of the graph. MLflow's troubles never raise; they end in one warning line.
     """
-    tags = {"stage": stage, "profile": params.profile, "label": label, "git": _git_version()}
-    name = f"{stage} ({params.profile})"
+    name = " ".join([stage, *tags.values()]) if tags else f"{stage} ({params.profile})"
+    tags = {"stage": stage, "profile": params.profile, "label": label, "git": _git_version()} | (tags or {})
     if arguments:
         tags |= {"method": str(arguments[0]), "seed": str(arguments[1])}
         name = f"{stage} {arguments[0]} seed {arguments[1]}"

@@ -134,10 +134,10 @@ def test_declared_noise_without_labels_is_refused_and_nothing_written(project):
     ("bad", "message"),
     [
         ("{broken", r"mine\.jsonl:4: not valid JSON"),
-        ({"question": "x?"}, r"mine\.jsonl:4: no `answer` or `gold` \(columns: question\)"),
+        ({"question": "x?"}, r"mine\.jsonl:4: no `answer` or `gold` .*\(columns: question\)"),
         ({"answer": "1"}, r"mine\.jsonl:4: no `question` or `problem`"),
         ({"question": "  ", "answer": "1"}, r"mine\.jsonl:4: `question` is empty"),
-        ({"question": "x?", "answer": ["1"]}, r"mine\.jsonl:4: `answer` must be text or a number"),
+        ({"question": "x?", "answer": ["1", 2]}, r"mine\.jsonl:4: `answer` must be text or a number"),
         ({"question": "x?", "answer": float("nan")}, r"mine\.jsonl:4: `answer` must be text or a number"),
         ({"question": "x?", "answer": "because ####"}, r"mine\.jsonl:4: no answer after ####"),
     ],

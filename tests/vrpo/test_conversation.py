@@ -12,7 +12,8 @@ from vrpo.conversation import converse, encode_turns, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import monte_carlo_check
 from vrpo.forward import policy_forward
-from vrpo.generation import TURN_SEPARATOR, decode, encode, generation_settings, pad_prompts, spans
+from vrpo.generation import decode, encode, generation_settings, pad_prompts, spans
+from vrpo.prompts import TURN_SEPARATOR
 from vrpo.scoring import new_experience
 from vrpo.supervised import encode_completion
 from vrpo.tasks.dialogue.task import DialogueTask, new_tokenizer

@@ -14,8 +14,17 @@ def load_task(params: Params, tokenizer: Any = None) -> Task:
         from vrpo.tasks.procedural import procedural_task
 
         return procedural_task(params, tokenizer)
-    if params.domain == "math":
+    return text_task(params.domain, tokenizer)
+
+
+def text_task(domain: str, tokenizer: Any = None) -> Task:
+    """The task of a domain on real text: data sets and benchmarks."""
+    if domain == "math":
         from vrpo.tasks.math import MathTask
 
         return MathTask(tokenizer)
-    raise UserError(f"domain = {params.domain!r}: reads no data sets yet; use prepare.dataset = procedural, or domain math")
+    if domain == "science":
+        from vrpo.tasks.science import ScienceTask
+
+        return ScienceTask(tokenizer)
+    raise UserError(f"domain = {domain!r}: has no questions with one answer; use math or science, or prepare.dataset = procedural")

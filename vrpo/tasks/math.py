@@ -1,6 +1,6 @@
 r"""Free-form mathematics (GSM8K, MATH and the like): chat prompts, answers in `\boxed{}`, checked by math_verify.
 
-Answers that are plain integers are compared here; all others go to one worker process (`math_checker.py`), which may
+Answers that are plain integers are compared here; all others go to worker processes (`math_checker.py`), which may
 stall or die on hostile input without hurting the caller.
 """
 
@@ -12,40 +12,27 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, ClassVar
 
-INSTRUCTION = r"Reason briefly, step by step, and end with: The final answer is \boxed{...}"
-# One worked example goes before every problem: SmolLM2-135M boxes 14 of 24 GSM8K answers with it, 2 of 24 without.
-EXAMPLE = {
-    "question": "A box holds 12 pens. Tom buys 3 boxes and gives 6 pens away. How many pens are left?",
-    "solution": "3 * 12 = 36 pens. 36 - 6 = 30 pens are left.",
-    "answer": "30",
-}
+from vrpo.tasks.boxed import BoxedTask, last_boxed
+
 LONGEST_ANSWER = 1000  # characters in a box; a longer "answer" is wrong without being parsed
+WORKERS = 2  # processes that compare, started as they are needed
+FEW = 20  # comparisons that one worker makes alone: starting another takes two seconds
 DEADLINE = 30.0  # seconds for one comparison, start of the worker included; its own limits are shorter
 
-_BOX = "\\boxed{"
 _SPELLINGS = {r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\$": "", r"\%": "%", r"\!": "", r"\,": " ", r"\;": " "}
 _WHOLE_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}\\]*)\}")
 _NUMBER = re.compile(r"([+-]?)((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?)")
 _INTEGER = re.compile(r"-?\d+")
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{...}` whose braces balance, None where there is none."""
-    start = text.rfind(_BOX)
-    while start >= 0:
-        depth = 0
-        for brace in re.finditer(r"\\.|[{}]", text[start + len(_BOX) - 1 :], re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return text[start + len(_BOX) :][: brace.start() - 1]
-        start = text.rfind(_BOX, 0, start)
-    return None
+_Pair = tuple[str, str | None]  # reference; answer, None where nothing usable was boxed
+_Verdict = tuple[float | None, str]  # score; why there is none
 
 
 def canonical(answer: str) -> str:
@@ -68,34 +55,24 @@ def canonical(answer: str) -> str:
     return text
 
 
-class MathTask:
+class MathTask(BoxedTask):
     """Prompts and answer checking for free-form mathematics (see `vrpo.tasks.base` for the interface).
 
     `unscored` counts, by reason, the comparisons that gave no score: "gold" (reference cannot be parsed), "timeout",
     "hang" (worker had to be killed), "crash" (worker died twice), "error" (parser failed).
     """
 
+    instruction = r"Reason briefly, step by step, and end with: The final answer is \boxed{...}"
+    example: ClassVar[dict[str, str]] = {
+        "question": "A box holds 12 pens. Tom buys 3 boxes and gives 6 pens away. How many pens are left?",
+        "solution": "3 * 12 = 36 pens. 36 - 6 = 30 pens are left.",
+        "answer": "30",
+    }
+
     def __init__(self, tokenizer: Any = None) -> None:
-        self.tokenizer = tokenizer
+        super().__init__(tokenizer)
         self.unscored: Counter[str] = Counter()
-        self._worker = _Worker()
-
-    def prompt(self, question: str) -> str:
-        """A worked example and the problem, in the tokenizer's chat format where it has one, as plain text otherwise."""
-        turns = [f"{EXAMPLE['question']}\n{INSTRUCTION}", self.demonstration(EXAMPLE), f"{question}\n{INSTRUCTION}"]
-        if getattr(self.tokenizer, "chat_template", None):
-            messages = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), turns, strict=True)]
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        starts_with_bos = self.tokenizer is not None and self.tokenizer("")["input_ids"][:1] == [self.tokenizer.bos_token_id]
-        bos = self.tokenizer.bos_token if starts_with_bos else ""
-        return "{}Problem: {}\nSolution:\n{}\n\nProblem: {}\nSolution:\n".format(bos, *turns)
-
-    def demonstration(self, row: dict[str, Any]) -> str:
-        """The row's solution, ending in its boxed answer."""
-        solution = (row.get("solution") or "").strip()
-        if last_boxed(solution) is not None:
-            return solution
-        return f"{solution}\n{self.canonical_response(row['answer'])}".strip()
+        self._workers = [_Worker() for _ in range(WORKERS)]
 
     def extract(self, response: str) -> str | None:
         r"""Canonical content of the last balanced `\boxed{...}`, None where there is none or it is empty."""
@@ -107,33 +84,55 @@ class MathTask:
 
         Unknown is: the reference cannot be parsed, or comparing failed or took too long (counted in `unscored`).
         """
-        known: dict[tuple[str, str | None], tuple[float | None, str]] = {}
-        scores = []
+        pairs = []
         for response, answer in zip(responses, answers, strict=True):
             content = last_boxed(response)
-            gold = last_boxed(answer) if _BOX in answer else answer
-            pair = (_trim(gold or ""), None if content is None or len(content) > LONGEST_ANSWER else _trim(content))
-            if pair not in known:
-                known[pair] = self._compare(*pair)
-            score, reason = known[pair]
-            if score is None:
-                self.unscored[reason] += 1
-            scores.append(score)
-        return scores
-
-    def canonical_response(self, answer: str) -> str:
-        """A shortest response that states `answer`."""
-        return rf"The final answer is \boxed{{{answer}}}"
+            gold = last_boxed(answer) if r"\boxed{" in answer else answer
+            pairs.append((_trim(gold or ""), None if content is None or len(content) > LONGEST_ANSWER else _trim(content)))
+        known = self._compare(list(dict.fromkeys(pairs)))
+        self.unscored.update(reason for pair in pairs if (reason := known[pair][1]))
+        return [known[pair][0] for pair in pairs]
 
     def close(self) -> None:
-        """End the worker process; a later `verify` starts a new one."""
-        self._worker.close()
+        """End the worker processes; a later `verify` starts new ones."""
+        for worker in self._workers:
+            worker.close()
 
-    def _compare(self, gold: str, answer: str | None) -> tuple[float | None, str]:
-        canonical_gold, canonical_answer = canonical(gold), canonical(answer or "")
-        if _INTEGER.fullmatch(canonical_gold) and (not canonical_answer or _INTEGER.fullmatch(canonical_answer)):
-            return float(canonical_gold == canonical_answer), ""
-        return self._worker.ask({"gold": gold, "answer": answer or "", "same": canonical_gold == canonical_answer != ""})
+    def _compare(self, pairs: list[_Pair]) -> dict[_Pair, _Verdict]:
+        """Verdicts on different pairs of reference and answer: integers here, all others by the workers."""
+        known: dict[_Pair, _Verdict] = {}
+        asked: dict[_Pair, dict[str, Any]] = {}
+        for gold, answer in pairs:
+            canonical_gold, canonical_answer = canonical(gold), canonical(answer or "")
+            if _INTEGER.fullmatch(canonical_gold) and (not canonical_answer or _INTEGER.fullmatch(canonical_answer)):
+                known[gold, answer] = float(canonical_gold == canonical_answer), ""
+            else:
+                same = canonical_gold == canonical_answer != ""
+                asked[gold, answer] = {"gold": gold, "answer": answer or "", "same": same}
+        return known | dict(zip(asked, self._ask(list(asked.values())), strict=True))
+
+    def _ask(self, requests: list[dict[str, Any]]) -> list[_Verdict]:
+        """The workers' verdicts, in order."""
+        if len(requests) < FEW:
+            return [self._workers[0].ask(request) for request in requests]
+        idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            idle.put(worker)
+
+        def ask(request: dict[str, Any]) -> _Verdict:
+            worker = idle.get()
+            try:
+                return worker.ask(request)
+            finally:
+                idle.put(worker)
+
+        with ThreadPoolExecutor(len(self._workers)) as pool:
+            replies = [pool.submit(ask, request) for request in requests]
+            try:
+                return [reply.result() for reply in replies]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 class _Worker:

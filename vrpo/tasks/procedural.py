@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config import Params, UserError
+from vrpo.config import Params
 from vrpo.tasks.base import ProceduralTask
 
 
@@ -14,8 +14,10 @@ def procedural_task(params: Params, tokenizer: Any = None) -> ProceduralTask:
         from vrpo.tasks.chain import ChainTask
 
         return ChainTask(params.prepare.max_length, params.prepare.min_length)
-    if params.domain == "dialogue":
-        from vrpo.tasks.dialogue.task import DialogueTask
+    if params.domain == "science":
+        from vrpo.tasks.physics import PhysicsTask
 
-        return DialogueTask(tokenizer, params.generation.max_turns, params.prepare.wording == "english")
-    raise UserError(f"domain = {params.domain!r}: has no procedural problems yet; use math")
+        return PhysicsTask()
+    from vrpo.tasks.dialogue.task import DialogueTask
+
+    return DialogueTask(tokenizer, params.generation.max_turns, params.prepare.wording == "english")

@@ -33,7 +33,7 @@ def golds(name: str, count: int = 60) -> list[str]:
 
 def worker_pid(task: MathTask) -> int:
     assert task.verify([r"\boxed{0.5}"], [r"\frac12"]) == [1.0]  # not integers: the worker is asked
-    return task._worker._process.pid
+    return task._workers[0]._process.pid
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_integers_compared_here_agree_with_math_verify(task, monkeypatch):
     pairs = [(a, b) for a in spellings for b in spellings]
     quick = task.verify([task.canonical_response(a) for a, _ in pairs], [b for _, b in pairs])
     monkeypatch.setattr(module, "_INTEGER", module.re.compile("(?!)"))
-    monkeypatch.setattr(task._worker, "ask", lambda request, ask=task._worker.ask: ask({**request, "same": False}))
+    monkeypatch.setattr(task._workers[0], "ask", lambda request, ask=task._workers[0].ask: ask({**request, "same": False}))
     assert task.verify([task.canonical_response(a) for a, _ in pairs], [b for _, b in pairs]) == quick
 
 

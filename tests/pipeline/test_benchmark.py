@@ -1,0 +1,149 @@
+"""Benchmarks: declarations, metrics, results files, and the verifiers on real reference answers."""
+
+import itertools
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from pipeline import benchmark
+from pipeline.benchmark import BENCHMARKS, choose, load_benchmark, pass_at, scores
+from vrpo.config import UserError
+from vrpo.evaluation import PolicySamples
+from vrpo.tasks.loader import text_task
+from vrpo.tasks.math import canonical
+
+FILES = Path(__file__).resolve().parents[3] / "shared" / "data"
+LOCAL = ("gsm8k", "math500", "aime24", "arc_easy")
+
+
+def questions(name: str) -> list[dict]:
+    if not FILES.is_dir():
+        pytest.skip("../shared/data is not there")
+    return load_benchmark(name, FILES)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    made = {domain: text_task(domain) for domain in ("math", "science")}
+    yield made
+    made["math"].close()
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_every_reference_answer_is_accepted_boxed(tasks, name):
+    task, answers = tasks[BENCHMARKS[name].domain], [row["answer"] for row in questions(name)]
+    assert task.verify([task.canonical_response(answer) for answer in answers], answers) == [1.0] * len(answers)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_answers_of_other_questions_are_rejected(tasks, name):
+    """375 pairs each, 1,500 in all. Different spellings of one value are no mismatch; math-verify need not be asked to see that."""
+    task, rows, rng = tasks[BENCHMARKS[name].domain], questions(name), random.Random(0)
+    pairs = []
+    while len(pairs) < 375:
+        one, other = (row["answer"] for row in rng.sample(rows, 2))
+        if canonical(one) != canonical(other) and (name != "arc_easy" or one[0] != other[0]):
+            pairs.append((one, other))
+    assert task.verify([task.canonical_response(other) for _, other in pairs], [one for one, _ in pairs]) == [0.0] * len(pairs)
+
+
+def test_unknown_names_and_missing_files_are_named(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"gsm9k: no such benchmark; use one of gsm8k, math500"):
+        load_benchmark("gsm9k")
+    (tmp_path / "amc23.jsonl").write_text('{"question": "1 + 1?", "answer": 2}\n{"question": "2 + 2?"}\n')
+    with pytest.raises(UserError, match=r"amc23\.jsonl:2: no `answer`"):
+        load_benchmark("amc23", tmp_path)
+
+
+def test_without_a_file_every_subset_comes_from_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def load(dataset, subset, split):
+        asked.append((dataset, subset, split))
+        return [{"question": f"{subset}?", "choices": ["1", "2", "3", "4"], "answer": 2}]
+
+    monkeypatch.setattr("pipeline.problems._load_with_datasets", load)
+    rows = load_benchmark("mmlu_science", tmp_path)
+    assert asked == [("cais/mmlu", subset, "test") for subset in benchmark.MMLU_SCIENCE]
+    assert all(row["answer"].endswith(". 3") for row in rows)  # the third, though a text is "2"
+
+
+def test_chosen_problems_keep_their_order_and_depend_on_the_seed():
+    rows = [{"id": number} for number in range(50)]
+    first = choose(rows, 10, 0)
+    assert first == choose(rows, 10, 0) != choose(rows, 10, 1)
+    assert [row["id"] for row in first] == sorted(row["id"] for row in first)
+    assert choose(rows, None, 0) == choose(rows, 80, 0) == rows
+
+
+@pytest.mark.parametrize(("k", "correct", "samples"), [(1, 2, 5), (2, 2, 5), (3, 1, 5), (5, 0, 5), (4, 3, 5)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(k, correct, samples):
+    right = [True] * correct + [False] * (samples - correct)
+    subsets = list(itertools.combinations(right, k))
+    assert pass_at(k, correct, samples) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def drawn(task, answers: list[str], said: list[list[str | None]]) -> PolicySamples:
+    texts = [["no idea" if one is None else task.canonical_response(one) for one in group] for group in said]
+    rows = [{"answer": answer} for answer in answers]
+    flat = [text for group in texts for text in group]
+    return PolicySamples(rows, texts, [], task.verify(flat, [answer for answer in answers for _ in range(len(said[0]))]))
+
+
+def test_scores_of_known_responses(tasks):
+    said = [["7", "7", "8", "9"], ["1", "2", "2", None], [None] * 4, ["5", "5", "5", "5"]]
+    found = scores(tasks["math"], drawn(tasks["math"], ["7", "1", "3", "}{"], said))
+    assert found["avg@4"]["mean"] == pytest.approx((0.5 + 0.25 + 0) / 3)  # the last reference is unreadable: unknown, not wrong
+    assert found["maj@4"]["mean"] == pytest.approx(1 / 3)
+    assert found["pass@1"]["mean"] == pytest.approx(found["avg@4"]["mean"])
+    assert found["pass@2"]["mean"] == pytest.approx((5 / 6 + 1 / 2 + 0) / 3)
+    assert found["pass@4"]["mean"] == pytest.approx(2 / 3)
+    assert found["avg@4"]["n"] == 3
+    assert (found["unscored_responses"], found["unscored_problems"]) == (4, 1)
+    assert found["format"] == pytest.approx(11 / 16)
+
+
+def test_a_results_file_per_benchmark_and_model(tmp_path, monkeypatch, policy_folder):
+    """The whole command, on a tiny policy that answers nonsense."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / "files").mkdir()
+    rows = [{"question": f"{n} + {n} = ?", "answer": 2 * n} for n in range(5)]
+    (tmp_path / "files" / "amc23.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["benchmark", str(policy_folder), "amc23", "--files", "files", "--samples", "2", "--problems", "3", "--max-new-tokens", "4"]
+    monkeypatch.setattr("sys.argv", command)
+    benchmark.main()
+    (folder,) = (tmp_path / "data/benchmarks").iterdir()
+    result = json.loads((folder / "amc23.json").read_text())
+    assert (result["benchmark"], result["problems"], result["samples"]) == ("amc23", 3, 2)
+    assert result["avg@2"] == {"mean": 0.0, "ci95": [0.0, 0.0], "n": 3}
+    assert 0 <= result["truncated"] <= 1
+    assert result["seconds"] > 0
+    responses = [json.loads(line) for line in (folder / "amc23.responses.jsonl").read_text().splitlines()]
+    assert [len(row["responses"]) for row in responses] == [2, 2, 2]
+    events = [json.loads(line) for line in next((tmp_path / "data/tracking").glob("*.jsonl")).read_text().splitlines()]
+    assert events[0]["tags"]["benchmark"] == "amc23"
+    assert events[1]["values"]["avg_at_2"] == 0.0
+
+
+@pytest.fixture
+def policy_folder(tmp_path) -> Path:
+    from vrpo.models import new_llama, save_model
+    from vrpo.tasks.chain import new_tokenizer
+
+    tokenizer = new_tokenizer()
+    save_model(new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0), tokenizer, tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("{}")
+    for arguments, message in ((["nowhere", "gsm9k"], "gsm9k: no such benchmark"), (["nowhere", "gsm8k", "--samples", "0"], "above 0")):
+        monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
+        with pytest.raises(SystemExit):
+            benchmark.main()
+        assert message in capsys.readouterr().err
