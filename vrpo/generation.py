@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from vrpo.prompts import TURN_SEPARATOR
 from vrpo.types import Rollout
 
-TURN_SEPARATOR = "\x1e"  # ASCII's record separator, between the turns of a decoded dialogue
 COMPACT_BELOW = 0.85  # copy the cache once fewer than this share of its rows is still running
 
 

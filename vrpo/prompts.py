@@ -7,6 +7,8 @@ from typing import Any
 
 from vrpo.config import UserError
 
+TURN_SEPARATOR = "\x1e"  # ASCII's record separator, between the policy's turns in the text of a dialogue
+
 
 def prompt_rows(data: Iterable[Any], tokenizer: Any) -> list[dict[str, Any]]:
     """Rows of a data set, their prompts as text.

@@ -65,7 +65,7 @@ class Trainer:
         precision: of forward passes; the weights keep the type they have.
         clean_reward: same signature, for measurement only; None where no clean reward is known.
         environment: answers the policy's turns and makes responses dialogues (see `vrpo.conversation`); rewards then get the policy's
-            turns joined by `vrpo.generation.TURN_SEPARATOR`. None: one turn, one response.
+            turns joined by `vrpo.prompts.TURN_SEPARATOR`. None: one turn, one response.
         validation: held-out rows, measured with `clean_reward` (or `reward`).
         checkpoint: file that holds the run's state between iterations; None: no checkpoints.
         on_log: called with each iteration's row of metrics.

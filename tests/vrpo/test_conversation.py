@@ -1,6 +1,7 @@
 """Dialogues as responses: whose token is whose, that each row is sampled on its own, and that nothing of the environment reaches a loss."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from vrpo.conversation import converse, encode_turns, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import monte_carlo_check
 from vrpo.forward import policy_forward
-from vrpo.generation import TURN_SEPARATOR, decode, encode, generation_settings, spans
+from vrpo.generation import decode, encode, generation_settings, pad_prompts, spans
+from vrpo.prompts import TURN_SEPARATOR
 from vrpo.scoring import new_experience
+from vrpo.supervised import encode_completion
 from vrpo.tasks.dialogue.task import DialogueTask, new_tokenizer
 from vrpo.trainer import Trainer
+from vrpo.types import Rollout
 
 SETTINGS = GenerationConfig(max_new_tokens=5, max_turns=3)
 
@@ -62,18 +66,36 @@ def row_tokens(rollout, row):
     return rollout.responses[row][written].tolist(), rollout.response_mask[row][written].tolist()
 
 
-def test_turns_alternate_and_the_texts_replay_to_the_same_tokens(tokenizer) -> None:
-    task, problems, _, _, _, rollout = talk(tokenizer)
-    assert len({int(n) for n in rollout.lengths}) > 1 and not (rollout.environment_mask & rollout.response_mask).any()
-    checked = 0
-    for row, (problem, text) in enumerate(zip(problems, decode(tokenizer, rollout), strict=True)):
-        ids, own = row_tokens(rollout, row)
-        turns = text.split(TURN_SEPARATOR)
-        assert len(turns) == len(spans(rollout.response_mask[row])) <= SETTINGS.max_turns
-        if all(ids[turn.stop - 1] == tokenizer.eos_token_id for turn in spans(rollout.response_mask[row])):
-            checked += 1
-            assert (ids, own) == encode_turns(tokenizer, task.messages(problem["answer"], text))
-    assert checked
+def test_turns_alternate(tokenizer) -> None:
+    *_, rollout = talk(tokenizer)
+    assert not (rollout.environment_mask & rollout.response_mask).any()
+    for row, text in enumerate(decode(tokenizer, rollout)):
+        turns = spans(rollout.response_mask[row])
+        assert len(text.split(TURN_SEPARATOR)) == len(turns) <= SETTINGS.max_turns
+        assert all(rollout.environment_mask[row, a.stop : b.start].all() and b.start > a.stop for a, b in pairwise(turns))
+        assert not rollout.written[row, turns[-1].stop :].any()
+
+
+def test_a_perfect_assistant_is_sampled_in_the_tokens_it_would_be_taught(tokenizer, monkeypatch) -> None:
+    """Rollouts, demonstrations and rewards see the same dialogue: nothing is lost between tokens and text."""
+    task = DialogueTask(tokenizer)
+    problems = task.generate(8, 0, set())
+    scripts = [iter(task.demonstration(row)[::2]) for row in problems]
+
+    def perfect(model, prompts, *, places, **_):
+        said = [[*tokenizer(next(scripts[place]), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for place in places]
+        ids, mask = (part.flip(1) for part in pad_prompts([line[::-1] for line in said], tokenizer.pad_token_id))
+        return Rollout(*pad_prompts(prompts, tokenizer.pad_token_id), ids, mask, torch.zeros(ids.shape))
+
+    monkeypatch.setattr("vrpo.conversation.generate", perfect)
+    prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
+    settings = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    rollout = converse(None, tokenizer, prompts, replies(task.environment, problems), seed=0, max_turns=10, **settings)
+    texts = decode(tokenizer, rollout)
+    assert task.verify(texts, [row["answer"] for row in problems]) == [1.0] * 8
+    for row, problem in enumerate(problems):
+        assert row_tokens(rollout, row) == encode_turns(tokenizer, task.demonstration(problem))
+        assert row_tokens(rollout, row)[0] == encode_completion(tokenizer, task.messages(problem["answer"], texts[row]))[0]
 
 
 def test_a_turn_without_end_gets_one_from_the_environment(tokenizer) -> None:

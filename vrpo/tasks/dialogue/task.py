@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from vrpo.generation import TURN_SEPARATOR
+from vrpo.prompts import TURN_SEPARATOR
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.metrics import DialogueScore, pass_hat_k, score_dialogue, summarise
 from vrpo.tasks.dialogue.services import INTENTS, RESULTS, SERVICES, VALUES
