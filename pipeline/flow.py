@@ -38,12 +38,12 @@ def main() -> None:
     try:
         if not (root / "dvc.yaml").exists():
             raise UserError(f"{root / 'dvc.yaml'}: not found; run from the project's folder")
-        from pipeline.prefect_flows import reproduce
+        from pipeline.prefect_flows import StagesFailed, reproduce
 
-        state = reproduce(overrides=options.overrides, jobs=options.jobs, return_state=True)
-        outcome = state.result(raise_on_failure=False)
-        if isinstance(outcome, Exception):
-            raise outcome
+        try:
+            outcome = reproduce(overrides=options.overrides, jobs=options.jobs, return_state=True).result()
+        except StagesFailed as error:
+            outcome = error.outcome
     except (UserError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -32,6 +32,14 @@ RETRY_SECONDS = [10, 60]  # before the second and the third attempt of a stage t
 MAX_STAGES = 256  # a task holds its thread while it waits for those upstream: the runner's slots limit the work, not the threads
 
 
+class StagesFailed(Exception):
+    """Some stages failed; `outcome` tells of all."""
+
+    def __init__(self, outcome: dict[str, Outcome]) -> None:
+        super().__init__(", ".join(name for name, stage in outcome.items() if stage.state == "Failed"))
+        self.outcome = outcome
+
+
 @flow(name="reproduce", task_runner=ThreadPoolTaskRunner(max_workers=MAX_STAGES))
 def reproduce(profile: str | None = None, domain: str | None = None, overrides: list[str] | None = None, jobs: int = 2) -> State:
     """Bring the pipeline up to date, `jobs` stages at a time; with other parameters, as an experiment beside the checkout.
@@ -55,7 +63,7 @@ def reproduce(profile: str | None = None, domain: str | None = None, overrides: 
         failed = [name for name, stage in outcome.items() if stage.state == "Failed"]
         if failed:
             tails = "\n\n".join(f"{name}:\n{outcome[name].tail}" for name in failed)
-            return Failed(message=f"failed: {', '.join(failed)}\n\n{tails}", data=outcome)
+            return Failed(message=f"failed: {', '.join(failed)}\n\n{tails}", data=StagesFailed(outcome))
         with experiment_files(root, experiment_name()) if settings else nullcontext(root / REPORTS) as reports:
             publish_report(reports)
     return Completed(message=f"{len(outcome)} stages" + (f"; experiment {experiment_name()}" if settings else ""), data=outcome)
