@@ -35,7 +35,7 @@ METRICS: dict[str, tuple[str, int, float]] = {
     "seconds": ("seconds of training", 0, 1),
     "rollouts": ("rollouts", 0, 1),
 }
-RUN = ("accuracy", "best", "area", "collapsed", "length_inflation", "proxy_gap", "corr_mc_start", "corr_mc_end", "ev_clean", "seconds")
+RUN = ("accuracy", "best", "area", "collapsed", "length_inflation", "proxy_gap", "corr_mc_start", "corr_mc_end", "ev_clean")
 CRITIC = ("corr_mc_start", "slope_mc", "mse_mc", "seconds")
 
 
