@@ -12,7 +12,7 @@ from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.canonical import canonical
 from vrpo.tasks.dialogue.metrics import Goal, pass_hat_k, score_dialogue, summarise
-from vrpo.tasks.dialogue.services import CANONICAL, SERVICES, VALUES
+from vrpo.tasks.dialogue.services import CANONICAL, SERVICES, SURFACES
 from vrpo.tasks.dialogue.simulator import dump_scenario, load_scenario, new_scenario, parse, play, scored_goals
 from vrpo.tasks.dialogue.task import DialogueTask, is_transactional, new_tokenizer
 
@@ -25,7 +25,7 @@ BOOKING = {
     "intent": "book_table",
     "slots": {"date": "tue", "time": "18:00", "people": "4"},
     "volunteers": ["date"],
-    "words": {"date": "on_tuesday", "time": "six_pm", "people": "for_four"},
+    "words": {"date": "next_tuesday", "time": "six_pm", "people": "for_four"},
     "first": {},
     "mends": None,
     "terse": False,
@@ -86,11 +86,11 @@ def test_the_turn_budget_cuts_what_comes_late() -> None:
 def test_the_user_corrects_itself_and_changes_its_mind() -> None:
     first = {"date": "next_friday"}
     at_once = play(scenario(first=first, mends="at once"), [])
-    assert at_once.messages == ["want book_table next_friday sorry on_tuesday"]
+    assert at_once.messages == ["want book_table next_friday sorry next_tuesday"]
     later = play(scenario(first=first, mends="later"), ["ask time"])
-    assert later.messages[1] == "six_pm sorry on_tuesday"
+    assert later.messages[1] == "six_pm sorry next_tuesday"
     asked = play(scenario(first=first, mends="asked"), ["ask time people", "confirm date=fri time=18:00 people=4"])
-    assert asked.messages[-1] == "no on_tuesday"
+    assert asked.messages[-1] == "no next_tuesday"
     found, _ = score(["ask time people", "call book_table date=fri time=18:00 people=4", "tell phone=555-01"], first=first, mends="asked")
     assert not found.completed  # who does not ask for confirmation never learns of the change
 
@@ -102,7 +102,7 @@ def test_a_terse_user_answers_one_slot_at_a_time() -> None:
 
 def test_confirmation_is_refused_where_it_is_wrong() -> None:
     dialogue = play(scenario(), ["ask time people", "confirm date=wed time=18:00 people=4"])
-    assert dialogue.messages[-1] == "no on_tuesday"
+    assert dialogue.messages[-1] == "no next_tuesday"
 
 
 def test_scripted_dialogues_of_all_domains_are_perfect_and_slips_are_not() -> None:
@@ -159,8 +159,8 @@ def test_values_are_compared_not_spellings(surface, value) -> None:
 
 
 def test_every_surface_belongs_to_one_value() -> None:
-    surfaces = [surface for values in VALUES.values() for forms in values.values() for surface in forms]
-    assert len(surfaces) == len(set(surfaces)) == len(CANONICAL)
+    words = [word for values in SURFACES.values() for pair in values.items() for word in pair]
+    assert len(words) == len(set(words)) == len(CANONICAL)
 
 
 def test_optional_slots_may_hold_their_default_and_nothing_else() -> None:

@@ -42,7 +42,7 @@ def act(dialogue: Dialogue, rng: random.Random | None = None, slip_rate: float =
     values = []
     for slot in intent.required:
         guess = slot not in known or slips()
-        values.append(_value(slot, known.get(slot, ""), tuple(VALUES[slot]), guess, rng or random.Random(0)))
+        values.append(_value(slot, known.get(slot, ""), VALUES[slot], guess, rng or random.Random(0)))
     return " ".join(["call", name, *values])
 
 

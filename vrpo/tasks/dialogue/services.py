@@ -2,8 +2,8 @@
 
 The paper's dialogue set is private; its five domains are life services, transport, health care, social entertainment and finance.
 Each service has an intent that only looks something up and a transactional one that books, buys or pays. A value has one canonical
-spelling, which services take, and several surfaces, which users say ("on_tuesday", "next_tuesday": `date=tue`). Surfaces belong to one
-value of one slot.
+spelling, which services take, and a surface that users often say instead ("next_tuesday": `date=tue`). Words belong to one value of
+one slot.
 """
 
 from __future__ import annotations
@@ -81,30 +81,26 @@ SERVICES = {
     )
 }
 
-# canonical value -> surfaces, for each slot that users fill
-VALUES: dict[str, dict[str, tuple[str, ...]]] = {
-    "date": {day[:3]: (f"on_{day}", f"next_{day}") for day in ("monday", "tuesday", "wednesday", "thursday", "friday")},
+# canonical value -> what users say for it beside the value itself, for each slot that users fill
+SURFACES: dict[str, dict[str, str]] = {
+    "date": {day[:3]: f"next_{day}" for day in ("monday", "tuesday", "wednesday", "thursday", "friday")},
     "time": {
-        "09:00": ("nine_am", "9_in_the_morning"),
-        "11:30": ("half_past_11", "11:30_am"),
-        "14:15": ("quarter_past_2_pm", "2:15_pm"),
-        "18:00": ("six_pm", "6_in_the_evening"),
-        "20:45": ("quarter_to_9_pm", "8:45_pm"),
+        "09:00": "nine_in_the_morning",
+        "11:30": "half_past_11",
+        "14:15": "quarter_past_2_pm",
+        "18:00": "six_pm",
+        "20:45": "quarter_to_9_pm",
     },
-    "people": {str(n): (f"{word}_people", f"for_{word}") for n, word in enumerate(("two", "three", "four", "five", "six"), 2)},
-    "city": {city: (f"to_{city}", f"towards_{city}") for city in ("paris", "london", "rome", "berlin", "oslo")},
-    "doctor": {
-        "dentist": ("a_dentist", "teeth"),
-        "gp": ("a_gp", "a_family_doctor"),
-        "optician": ("an_optician", "eyes"),
-        "dermatologist": ("a_dermatologist", "skin"),
-        "therapist": ("a_therapist", "massage"),
-    },
-    "film": {film: (f"the_{film}", f"that_{film}_film") for film in ("western", "musical", "thriller", "comedy", "drama")},
-    "account": {"checking": ("checking_account", "current_account"), "savings": ("savings_account", "my_savings")},
-    "amount": {str(n): (f"{n}_dollars", f"{n}_bucks") for n in (20, 50, 75, 100, 300)},
-    "recipient": {name: (f"to_{name}", f"for_{name}") for name in ("anna", "ben", "carla", "dan", "eve")},
+    "people": {str(number): f"for_{word}" for number, word in enumerate(("two", "three", "four", "five", "six"), 2)},
+    "city": {city: f"to_{city}" for city in ("paris", "london", "rome", "berlin", "oslo")},
+    "doctor": {"dentist": "teeth", "gp": "family_doctor", "optician": "eyes", "dermatologist": "skin", "therapist": "massage"},
+    "film": {film: f"that_{film}_film" for film in ("western", "musical", "thriller", "comedy", "drama")},
+    "account": {"checking": "current_account", "savings": "my_savings"},
+    "amount": {str(number): f"{number}_bucks" for number in (20, 50, 75, 100, 300)},
+    "recipient": {name: f"for_{name}" for name in ("anna", "ben", "carla", "dan", "eve")},
 }
+VALUES = {slot: tuple(values) for slot, values in SURFACES.items()}
+SURFACE_RATE = 0.35  # of values that users do not say canonically, as in Schema-Guided Dialogue
 
 # values of the slots that services fill
 RESULTS: dict[str, tuple[str, ...]] = {
@@ -114,5 +110,5 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "platform": ("A", "B", "C", "D", "E"),
 }
 
-CANONICAL = {surface: (slot, value) for slot, values in VALUES.items() for value, surfaces in values.items() for surface in surfaces}
+CANONICAL = {word: (slot, value) for slot, values in SURFACES.items() for value, surface in values.items() for word in (value, surface)}
 INTENTS = {name: (service, intent) for service in SERVICES.values() for name, intent in service.intents.items()}

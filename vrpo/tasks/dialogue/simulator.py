@@ -10,8 +10,8 @@ The assistant speaks one line a turn, in a protocol that a small model learns qu
     bye                                    end the dialogue
 
 The user volunteers some slots and withholds others until asked (a terse one answers one slot at a time), corrects itself in the same
-breath or one message later, and may change its mind when asked to confirm. Its words are surfaces ("next_tuesday"), the
-assistant's values canonical (`date=tue`).
+breath or one message later, and may change its mind when asked to confirm. Its words are often surfaces ("next_tuesday"),
+the assistant's values canonical (`date=tue`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Any
 
 from vrpo.tasks.dialogue.metrics import Goal
-from vrpo.tasks.dialogue.services import CANONICAL, INTENTS, RESULTS, SERVICES, VALUES
+from vrpo.tasks.dialogue.services import CANONICAL, INTENTS, RESULTS, SERVICES, SURFACE_RATE, SURFACES, VALUES
 
 VERBS = ("ask", "confirm", "call", "tell", "bye")
 CORRECTION_RATE, CHANGE_RATE, TERSE_RATE, VOLUNTEER_RATE = 0.3, 0.3, 0.25, 0.5
@@ -49,14 +49,14 @@ def new_scenario(rng: random.Random) -> dict[str, Any]:
     for kind in rng.choices(KINDS, KIND_WEIGHTS)[0]:
         name = lookup if kind == "lookup" else transaction
         intent = service.intents[name]
-        slots = {slot: known.get(slot) or rng.choice(list(VALUES[slot])) for slot in intent.required}
+        slots = {slot: known.get(slot) or rng.choice(VALUES[slot]) for slot in intent.required}
         new = [slot for slot in intent.required if slot not in known]
         goal: dict[str, Any] = {
             "service": service.name,
             "intent": name,
             "slots": slots,
             "volunteers": [slot for slot in new if rng.random() < VOLUNTEER_RATE],
-            "words": {slot: rng.choice(VALUES[slot][value]) for slot, value in slots.items()},
+            "words": {slot: _word(rng, slot, value) for slot, value in slots.items()},
             "first": {},
             "mends": None,
             "terse": rng.random() < TERSE_RATE,
@@ -67,10 +67,15 @@ def new_scenario(rng: random.Random) -> dict[str, Any]:
         if ways and rng.random() < CORRECTION_RATE + (CHANGE_RATE if intent.transactional else 0.0):
             slot = rng.choice(new)
             wrong = rng.choice([value for value in VALUES[slot] if value != slots[slot]])
-            goal["first"], goal["mends"] = {slot: rng.choice(VALUES[slot][wrong])}, rng.choice(ways)
+            goal["first"], goal["mends"] = {slot: _word(rng, slot, wrong)}, rng.choice(ways)
         known |= slots
         goals.append(goal)
     return {"domain": service.domain, "goals": goals}
+
+
+def _word(rng: random.Random, slot: str, value: str) -> str:
+    """What the user says for a value."""
+    return SURFACES[slot][value] if rng.random() < SURFACE_RATE else value
 
 
 def dump_scenario(scenario: dict[str, Any]) -> str:
@@ -238,7 +243,7 @@ class Dialogue:
             return self._say("what")
         self._say("result_ok")
         for slot, value in self.goal["results"].items():
-            self._words.append(f"{slot}:{value}")
+            self._words.append(f"{slot}: {value}")
         self._mend = None  # too late
         self._open = list(self.goal["requests"])
         return self._go_on()
@@ -295,7 +300,8 @@ class Dialogue:
     def _say_value(self, slot: str, word: str) -> None:
         self._told[slot] = word
         self._acts.append(self._act("INFORM", slot, CANONICAL[word][1]))
-        self._words.append(word.replace("_", " ") if self.english else word)
+        spelled = f"{slot} {word}" if word in SURFACES[slot] else word.replace("_", " ")
+        self._words.append(spelled if self.english else word)
 
     def _say(self, word: str) -> None:
         self._words.append(ENGLISH[word] if self.english else word)

@@ -13,7 +13,7 @@ from typing import Any
 from vrpo.prompts import TURN_SEPARATOR
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.metrics import DialogueScore, pass_hat_k, score_dialogue, summarise
-from vrpo.tasks.dialogue.services import INTENTS, RESULTS, SERVICES, VALUES
+from vrpo.tasks.dialogue.services import INTENTS, RESULTS, SERVICES, SURFACES, VALUES
 from vrpo.tasks.dialogue.simulator import VERBS, dump_scenario, load_scenario, new_scenario, play, scored_goals
 
 CHAT_TEMPLATE = (
@@ -168,10 +168,10 @@ def new_tokenizer() -> Any:
 
     marks = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
     words = [*VERBS, *["want", "what", "never_mind", "no", "yes", "sorry", "result_error", "result_ok"], *INTENTS, *VALUES]
-    for slot, values in VALUES.items():
-        words += [f"{slot}=", *(word for value, surfaces in values.items() for word in (value, *surfaces))]
+    for slot, values in SURFACES.items():
+        words += [f"{slot}=", *values, *values.values()]
     for slot, values in RESULTS.items():
-        words += [f"{slot}?", f"{slot}=", *(word for value in values for word in (value, f"{slot}:{value}"))]
+        words += [f"{slot}?", f"{slot}:", f"{slot}=", *values]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*marks, *words]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
