@@ -20,7 +20,7 @@ def heat_map(response: dict[str, Any], scales: dict[str, float]) -> dict[str, An
     for name, (label, color, signed) in STRIPS.items():
         if name in response:
             cells = [
-                {"token": token, "number": f"{value:.3f}", "color": shade(value / scales[name], color, signed)}
+                {"token": token.replace("\n", "↵"), "number": f"{value:.3f}", "color": shade(value / scales[name], color, signed)}
                 for token, value in zip(response["tokens"], response[name], strict=True)
             ]
             strips.append({"label": label, "cells": cells})

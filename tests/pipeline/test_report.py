@@ -108,6 +108,17 @@ def write_project(root: Path, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple
     write_json(root / "data/labels/noise.json", noise)
 
 
+def write_tokens(root: Path, method: str, seed: int) -> None:
+    """Two responses by tokens, as `evaluate` leaves them."""
+    tokens = ["4", "<", "7", "."]
+    numbers = {"entropy": [0.4, 0.1, 0.9, 0.0], "surprisal": [0.2, 0.0, 1.1, 0.0]}
+    if method != "grpo":
+        numbers |= {"values": [0.4, 0.5, 0.6, 0.9], "advantages_clean": [-0.1, 0.1, -0.4, 0.1], "advantages_observed": [0.3, 0.1, 0.2, 0.1]}
+    common = {"prompt": "2*2+3.:", "tokens": tokens, "observed": 1.0, **numbers}
+    kinds = (("wrong, but rewarded", 0.0), ("right and rewarded", 1.0))
+    write_json(root / f"data/tokens/{method}-{seed}.json", [{**common, "kind": kind, "clean": clean} for kind, clean in kinds])
+
+
 def read_summary() -> dict:
     return json.loads(Path("data/reports/summary.json").read_text())
 
@@ -117,11 +128,24 @@ def project(tmp_path_factory):
     """A finished report on three methods and three seeds; read only."""
     root = tmp_path_factory.mktemp("project")
     write_project(root)
+    for method in METHODS:
+        write_tokens(root, method, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         record = Record()
         metrics = report.run(Params(), record)
         yield root, record, metrics
+
+
+def test_responses_are_shown_token_by_token_and_stay_out_of_the_summary(project):
+    root, _, _ = project
+    page = (root / "data/reports/report.html").read_text()
+    section = page[page.index("Token by token") :]
+    assert [section.count(f"<h3>{method.upper()}, seed 0</h3>") for method in METHODS] == [1, 1, 1]
+    assert section.count("wrong, but rewarded") == 3 and section.count("<div>value</div>") == 4  # GRPO has no value model
+    assert section.count('title="0.600">7</span>') == 4
+    assert "tokens" not in read_summary()["runs"][0]
+    assert "&lt;</span>" in section  # a token is text, not markup
 
 
 def test_summary_keeps_the_contract(project):
