@@ -167,11 +167,11 @@ def new_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     marks = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
-    words = [*VERBS, *["want", "what", "never_mind", "no", "yes", "sorry", "result_error", "result_ok"], *INTENTS, *VALUES]
+    words = [*VERBS, *["want", "what", "never_mind", "no", "yes", "sorry", "result_error", "result_ok", ".", "-"], *INTENTS, *VALUES]
     for slot, values in SURFACES.items():
-        words += [f"{slot}=", *values, *values.values()]
+        words += [f"{slot}=", f"{slot}:", *values, *values.values()]
     for slot, values in RESULTS.items():
-        words += [f"{slot}?", f"{slot}:", f"{slot}=", *values]
+        words += [f"{slot}?", f"{slot}=", *values]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*marks, *words]))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
