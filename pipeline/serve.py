@@ -37,6 +37,7 @@ def environment(root: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_API_URL": api_url(port),
         "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "1800",  # a run ends if it cannot renew its place in the queue
         "PYTHONPATH": str(root),
         MARK: str(root),
     }
