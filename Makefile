@@ -62,7 +62,7 @@ study: env ## go on with a study for MINUTES=120, STUDY=pipeline/studies/noise.y
 
 ui: env ## show runs and models in MLflow on the loopback interface, PORT=5000
 	python -m pipeline.tracking init
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///mlflow.db
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 flow: env ## the same pipeline as a Prefect flow
 	python -m pipeline.flow --jobs $(JOBS)

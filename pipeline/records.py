@@ -88,8 +88,12 @@ class Record:
             self._begin()
 
     def metrics(self, values: dict[str, Any], step: int | None = None) -> None:
-        """Log numbers; other values become tags. What this run already holds for `step` is not written again."""
+        """Log numbers; other values become tags. What this run already holds for `step` is not written again, nor without a step what it
+        holds for any: as a point at step 0 it would bend the curve."""
         flat = flatten(values)
+        if step is None:
+            held = set().union(*self._steps.values())
+            flat = {key: value for key, value in flat.items() if key not in held}
         if step is not None:
             known = self._steps.setdefault(step, {})
             flat = {key: value for key, value in flat.items() if key not in known}

@@ -79,6 +79,18 @@ def test_record_file_tells_the_whole_run_as_it_happens(no_mirror: None) -> None:
     assert read_events(FILE)[-1]["status"] == "FINISHED"
 
 
+def test_a_closing_summary_does_not_bend_the_curves(no_mirror: None) -> None:
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        for step in range(2):
+            record.metrics({"loss": 1.0 - step}, step)
+        record.metrics({"loss": 0.0, "seconds": 3.0})
+    assert [event["values"] for event in read_events(FILE) if event["event"] == "metrics"] == [
+        {"loss": 1.0},
+        {"loss": 0.0},
+        {"seconds": 3.0},
+    ]
+
+
 def test_failed_stage_is_recorded_and_its_error_passes(no_mirror: None) -> None:
     with pytest.raises(ValueError, match="broken"), tracking.record("base", stage="base", params=Params()):
         raise ValueError("broken")
