@@ -29,10 +29,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name, rows in splits.items():
         labels, sampled = votes[name]
-        labels = [
-            _wrong_reference(label and _canonical(task, label), row["id"], answers, params.label)
-            for label, row in zip(labels, rows, strict=True)
-        ]
+        labels = [_wrong_reference(task, label, row["id"], answers, params.label) for label, row in zip(labels, rows, strict=True)]
         agreement = task.verify([task.canonical_response(label or "") for label in labels], [row["answer"] for row in rows])
         written = [
             {"id": row["id"], "label": label, "clean": row["answer"], "correct": correct}
@@ -94,13 +91,14 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
     return votes
 
 
-def _wrong_reference(label: str | None, problem: str, answers: list[str], config: LabelConfig) -> str | None:
+def _wrong_reference(task: Any, label: str | None, problem: str, answers: list[str], config: LabelConfig) -> str | None:
     """With the declared rate, another problem's answer instead of the label; fixed for the whole run."""
     from vrpo.seeding import derive_seed, uniform
 
     if label is None or uniform("wrong reference", config.seed, problem) >= config.wrong_reference_rate:
         return label
-    others = [answer for answer in answers if answer != label]
+    own = _canonical(task, label)
+    others = [answer for answer in answers if answer != own]
     return others[derive_seed("which", config.seed, problem) % len(others)] if others else label
 
 
