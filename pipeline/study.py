@@ -2,9 +2,10 @@
 
     python -m pipeline.study pipeline/studies/noise.yaml --jobs 2 --minutes 100
 
-Each cell is a set of parameters, a method and a seed. What cells have in common (problems, base model, labels, cold start) is made once;
-finished cells are lines of data/reports/study/<name>.jsonl and never run again, so that a study can be stopped at any time and goes
-on later. The tables are written anew at the end (see `pipeline.study_report`).
+Each cell is a set of parameters, a method and a seed; `domain` in the file, where given, stands in for that of params.yaml. What cells
+have in common (problems, base model, labels, cold start) is made once; finished cells are lines of data/reports/study/<name>.jsonl and
+never run again, so that a study can be stopped at any time and goes on later. The tables are written anew at the end (see
+`pipeline.study_report`).
 """
 
 from __future__ import annotations

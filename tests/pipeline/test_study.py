@@ -204,3 +204,11 @@ def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
     assert study.run(Path("broken.yaml"), jobs=2, minutes=10, tables=[]) == 1
     assert "no-such-folder" in capfd.readouterr().err
     assert len((home / "data/reports/study/broken.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_study_may_name_its_domain(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    (tmp_path / "s.yaml").write_text("domain: science\ntables: {t: {title: x, seeds: [0], axes: {method: {ppo: {method: ppo}}}}}")
+    _, (cell,) = study.load_study(tmp_path / "s.yaml")
+    assert cell.params.domain == "science"
+    assert cell.params.label.votes == yaml.safe_load(Path("params.yaml").read_text())["domains"]["science"]["label"]["votes"]

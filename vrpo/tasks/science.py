@@ -27,7 +27,7 @@ def read_option(text: str) -> tuple[str, str]:
 class ScienceTask(BoxedTask):
     """Prompts and answer checking for multiple choice (see `vrpo.tasks.base` for the interface)."""
 
-    instruction = r"Reason briefly, then give the letter of the right option. End with: The final answer is \boxed{...}"
+    instruction = r"Reason briefly, then state the letter of the right option in \boxed{}, as in: The final answer is \boxed{A}"
     example: ClassVar[dict[str, str]] = {
         "question": "Which of these is a metal?\nA. oxygen\nB. copper\nC. sulfur\nD. helium",
         "solution": "Copper conducts electricity and can be drawn into wires, so it is a metal. The other three are not.",
