@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import random
 import re
 import sys
 import time
@@ -81,8 +82,6 @@ def load_benchmark(name: str, files: Path = FILES, seed: int = 0) -> list[Row]:
 
 def choose(rows: list[Row], count: int | None, seed: int) -> list[Row]:
     """`count` of the rows by seed, in their order; all if there are no more."""
-    import random
-
     if count is None or count >= len(rows):
         return rows
     return [rows[place] for place in sorted(random.Random(f"benchmark-{seed}").sample(range(len(rows)), count))]

@@ -34,10 +34,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name, rows in splits.items():
         labels, sampled = votes[name]
-        labels = [
-            _wrong_reference(task, label and _canonical(task, label), row["id"], answers, params.label)
-            for label, row in zip(labels, rows, strict=True)
-        ]
+        labels = [_wrong_reference(task, label, row["id"], answers, params.label) for label, row in zip(labels, rows, strict=True)]
         agreement = task.verify([task.canonical_response(label or "") for label in labels], [row["answer"] for row in rows])
         written = [
             {"id": row["id"], "label": label, "clean": row["answer"], "correct": correct}
@@ -107,7 +104,8 @@ def _wrong_reference(task: Any, label: str | None, problem: str, answers: list[s
         return label
     if hasattr(task, "wrong_reference"):
         return task.wrong_reference(label, derive_seed("which", config.seed, problem))
-    others = [answer for answer in answers if answer != label]
+    own = _canonical(task, label)
+    others = [answer for answer in answers if answer != own]
     return others[derive_seed("which", config.seed, problem) % len(others)] if others else label
 
 

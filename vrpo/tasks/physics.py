@@ -1,12 +1,12 @@
 """Procedural science: one law, two given quantities, and four options, three of which are the results of named mistakes.
 
 A question such as `mass 3000 g , acceleration 4 m/s2 , force in N ? 7 (A) 12 (B) 120 (C) 13 (D)` is answered by a derivation in one line,
-`mass 3 kg * acceleration 4 m/s2 = 12 (B)`: every quantity in the law's unit, the result, and the option that holds it. The wrong options
-come from a wrong formula (7), a wrong unit factor (120) and a slip (13).
+`mass 3 kg * acceleration 4 m/s2 = 12`: every quantity in the law's unit, then the option's text (its letter is accepted as well). The wrong
+options come from a wrong formula (7), a wrong unit factor (120) and a slip (13).
 
 Difficulty is the number of steps: the calculation, and one conversion for each quantity that is given in a small unit. A writer may go
-wrong in each of them and then takes the option that agrees with the result, or guesses where none does. Words and whole numbers are the
-model's symbols: putting numbers together from digits is more than a very small Transformer learns in some hundred steps.
+wrong in each of them. Words and whole numbers are the model's symbols, and it states the option's text: putting numbers together from
+digits, or looking up the letter beside a number, is more than a very small Transformer learns in some hundred steps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ FACTORS = range(2, 10)  # values of factors, in the law's unit
 MISTAKES = ("wrong formula", "wrong unit factor", "slip")
 LETTERS = "ABCD"
 
-_OPTION = re.compile(r"\(([A-D])\)")
+_ANSWER = re.compile(r"(?:.* )?(?:= (-?[\d.]+)|(\([A-D]\)))")  # the result after the last equals sign, or a letter
+_REFERENCE = re.compile(r"-?[\d.]+(?: \([A-D]\))?|\([A-D]\)")
 _ATTEMPTS = 20  # draws per wanted problem, after which there are taken to be no more
 
 
@@ -72,7 +73,7 @@ def derive(question: str, rng: random.Random | None = None, slip_rate: float = 0
     def slips() -> bool:
         return rng is not None and rng.random() < slip_rate
 
-    given, target, options = read_question(question)
+    given, target, _ = read_question(question)
     product, first, second = _law({*given, target})
     names = (first, second) if target == product else (product, first if target == second else second)
     values = []
@@ -84,16 +85,14 @@ def derive(question: str, rng: random.Random | None = None, slip_rate: float = 0
     result, wrong = _results(operation, *values)
     if all(value in FACTORS for value in values[operation == "/" :]) and slips():
         result = rng.choice([wrong, result - 1, result + 1])
-    stated = f"{result:g}"
-    letter = LETTERS[options.index(stated)] if stated in options or rng is None else rng.choice(LETTERS)
     left, right = (f"{name} {value} {UNITS[name][0]}" for name, value in zip(names, values, strict=True))
-    return f"{left} {operation} {right} = {stated} ({letter})"
+    return f"{left} {operation} {right} = {result:g}"
 
 
 def generate_problems(count: int, seed: int, exclude: set[str]) -> list[dict[str, Any]]:
     """Draw `count` different problems with one to three steps, products and quotients alike, options in random order.
 
-    Rows hold `question`, `answer` (a letter), `choices`, `length` (steps), `law`, `mistakes` (which wrong option comes from which) and a
+    Rows hold `question`, `answer` (an option, `12 (B)`), `choices`, `length` (steps), `law`, `mistakes` (which wrong option comes from which) and a
     clean `solution`; questions in `exclude` are avoided.
 
     Raises:
@@ -130,7 +129,7 @@ def _draw(rng: random.Random) -> dict[str, Any]:
     )
     return {
         "question": question,
-        "answer": LETTERS[options.index(right)],
+        "answer": f"{right:g} ({LETTERS[options.index(right)]})",
         "choices": [{"label": letter, "text": f"{option:g}"} for letter, option in zip(LETTERS, options, strict=True)],
         "length": 1 + len(small),
         "law": f"{product} = {first} * {second}",
@@ -181,20 +180,21 @@ class PhysicsTask:
         return derive(row["question"])
 
     def extract(self, response: str) -> str | None:
-        """The option at the end of a response that names no other, None for anything else."""
-        found = _OPTION.findall(response)
-        return found[0] if len(found) == 1 and response.rstrip().endswith(f"({found[0]})") else None
+        """The result at the end of a response, or the option's letter in brackets; None for anything else."""
+        found = _ANSWER.fullmatch(response.strip())
+        return (found[1] or found[2]) if found else None
 
     def verify(self, responses: list[str], answers: list[str]) -> list[float | None]:
-        """1.0 where the option taken is the reference, 0.0 where not, None where the reference is no letter."""
+        """1.0 where the text or the letter of the reference `12 (B)` is stated, 0.0 where not, None where the reference is no option."""
         return [
-            float(self.extract(response) == answer) if re.fullmatch("[A-D]", answer) else None
+            float(self.extract(response) in answer.split()) if _REFERENCE.fullmatch(answer) else None
             for response, answer in zip(responses, answers, strict=True)
         ]
 
     def canonical_response(self, answer: str) -> str:
         """A shortest response that states `answer`."""
-        return f"({answer})"
+        stated = answer.split()[0] if answer else ""
+        return stated if stated.startswith("(") else f"= {stated}"
 
 
 def new_tokenizer() -> Any:

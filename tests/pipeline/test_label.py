@@ -1,0 +1,29 @@
+"""Labels: wrong references are wrong, however answers are spelled."""
+
+import pytest
+
+from pipeline import label
+from pipeline.stage import read_jsonl, write_jsonl
+from vrpo.config import Params
+from vrpo.tasks.science import ScienceTask
+
+
+@pytest.mark.parametrize("letters", ["AB", "ABC"])
+def test_a_wrong_reference_is_another_option(tmp_path, monkeypatch, letters):
+    """Science: `B. copper` and `B. gold` are lines of different questions, but the same letter."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"{n}", "question": "Which?", "answer": f"{letters[n % len(letters)]}. text {n}"} for n in range(60)]
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / f"data/prepared/{split}.jsonl", rows)
+    params = Params(
+        domain="science", prepare={"dataset": "mine.jsonl"}, label={"source": "clean", "wrong_reference_rate": 0.5}, base={"source": "none"}
+    )
+    metrics = label.run(params, None)
+    written = read_jsonl(tmp_path / "data/labels/train.jsonl")
+    changed = [row for row in written if row["label"] != row["clean"]]
+    assert 15 < len(changed) < 45
+    task = ScienceTask()
+    assert task.verify([task.canonical_response(row["clean"]) for row in changed], [row["label"] for row in changed]) == [0.0] * len(
+        changed
+    )
+    assert metrics["train/label_accuracy"] == pytest.approx(1 - len(changed) / 60)
