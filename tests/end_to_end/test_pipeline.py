@@ -101,7 +101,7 @@ def test_tracking_mirrors_every_run(finished) -> None:
     assert len(runs) >= 7 + 2 * len(METHODS)
     log = [json.loads(line) for line in (finished.folder / "data/runs/vrpo-0/log.jsonl").read_text().splitlines()]
     (trained,) = [run for run in runs.values() if run.data.tags["dvc_stage"] == "train@vrpo-0"]
-    assert trained.data.tags["domain"] == "chain" and {dataset.dataset.name for dataset in trained.inputs.dataset_inputs} >= {
+    assert trained.data.tags["domain"] == "math" and {dataset.dataset.name for dataset in trained.inputs.dataset_inputs} >= {
         "prepared/train.jsonl",
         "labels/train.jsonl",
     }
