@@ -96,7 +96,8 @@ def _tokens(params: Params, policy: Any, critic: Any, tokenizer: Any, drawn: Any
         return []
     rollout = Rollout.concatenate(drawn.rollouts)[torch.tensor(places)].trim()
     scores = ([scores[place] for place in places] for scores in (observed, drawn.clean))
-    return read_tokens(policy, critic, tokenizer, rollout, *scores, params.train.gamma, params.train.gae_lambda)
+    settings = {"temperature": params.generation.temperature, "gamma": params.train.gamma, "lam": params.train.gae_lambda}
+    return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
 
 
 def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:

@@ -17,11 +17,6 @@ PREPARED, BASE, LABELS = Path("data/prepared"), Path("data/models/base"), Path("
 
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Label both splits; returns label accuracy and the confusion of label-based rewards."""
-    if params.domain == "dialogue" and params.label.source == "majority_vote":
-        raise UserError(
-            "label.source = 'majority_vote': dialogues have no final answers that could be voted on; use clean, with "
-            "label.wrong_reference_rate or reward.kind = 'model' for noise"
-        )
     splits = {name: stage.read_jsonl(PREPARED / f"{name}.jsonl") for name in ("train", "test")}
     if params.label.source == "majority_vote":
         votes = _vote(params, splits)
@@ -30,7 +25,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     from vrpo.tasks.loader import load_task
 
     task = load_task(params)
-    answers = sorted({_canonical(task, row["answer"]) for row in splits["train"]})
+    answers = sorted({task.canonical(row["answer"]) for row in splits["train"]})
     metrics: dict[str, Any] = {}
     for name, rows in splits.items():
         labels, sampled = votes[name]
@@ -64,11 +59,6 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     return metrics
 
 
-def _canonical(task: Any, answer: str) -> str:
-    """The answer as a vote would state it, so that equal ones are spelled alike."""
-    return task.extract(task.canonical_response(answer)) or answer
-
-
 def _given(rows: list[dict[str, Any]], name: str, source: str) -> list[str | None]:
     """Labels that need no model: the rows' own, or their clean answers. Test rows have no labels of their own."""
     if source == "dataset" and name == "train" and not any("label" in row for row in rows):
@@ -97,16 +87,12 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
 
 
 def _wrong_reference(task: Any, label: str | None, problem: str, answers: list[str], config: LabelConfig) -> str | None:
-    """With the declared rate, another problem's answer (a dialogue: a wrong goal) instead of the label; fixed for the whole run."""
+    """With the declared rate a wrong reference instead of the label; fixed for the whole run."""
     from vrpo.seeding import derive_seed, uniform
 
     if label is None or uniform("wrong reference", config.seed, problem) >= config.wrong_reference_rate:
         return label
-    if hasattr(task, "wrong_reference"):
-        return task.wrong_reference(label, derive_seed("which", config.seed, problem))
-    own = _canonical(task, label)
-    others = [answer for answer in answers if answer != own]
-    return others[derive_seed("which", config.seed, problem) % len(others)] if others else label
+    return task.wrong_reference(label, answers, derive_seed("which", config.seed, problem))
 
 
 def _reward_confusion(task: Any, rows: list[dict[str, Any]], labels: list[str | None], sampled: list[list[str]]) -> dict[str, float]:

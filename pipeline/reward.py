@@ -37,7 +37,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     losses = _fit(params, noisy[held_out:])
     for step, loss in enumerate(losses, 1):
         record.metrics({"loss": loss}, step)
-    scorer = load_scorer(params, blur=0.0)
+    scorer = _load_unblurred(params)
     blur = 0.0
     half = held_out // 2  # blurred on one half, measured on the other
     if reward.accuracy:
@@ -80,19 +80,23 @@ def _fit(params: Params, pairs: list[dict[str, Any]]) -> list[float]:
     return losses
 
 
-def load_scorer(params: Params, blur: float | None = None) -> Any:
-    """The learned reward in data/models/reward, blurred as its reward.json says, or by `blur`."""
+def load_scorer(params: Params) -> Any:
+    """The learned reward in data/models/reward, blurred as its reward.json says."""
+    from vrpo.rewards.model import BlurredReward
+
+    blur = json.loads((REWARD / "reward.json").read_text(encoding="utf-8"))["blur"]
+    return BlurredReward(_load_unblurred(params), blur, params.reward.seed)
+
+
+def _load_unblurred(params: Params) -> Any:
     from vrpo.models import load_policy
     from vrpo.rewards.implicit import ImplicitReward
-    from vrpo.rewards.model import BlurredReward, RewardModelScorer
+    from vrpo.rewards.model import RewardModelScorer
 
-    if params.reward.kind == "implicit":
-        (policy, tokenizer), (reference, _) = (load_policy(folder, params.runtime) for folder in (REWARD, SFT))
-        scorer: Any = ImplicitReward(policy, reference, tokenizer, params.reward.beta)
-    else:
-        scorer = RewardModelScorer(REWARD, params.runtime.device)
-    blur = json.loads((REWARD / "reward.json").read_text(encoding="utf-8"))["blur"] if blur is None else blur
-    return BlurredReward(scorer, blur, params.reward.seed)
+    if params.reward.kind == "model":
+        return RewardModelScorer(REWARD, params.runtime.device)
+    (policy, tokenizer), (reference, _) = (load_policy(folder, params.runtime) for folder in (REWARD, SFT))
+    return ImplicitReward(policy, reference, tokenizer, params.reward.beta)
 
 
 def _clean_pairs(params: Params) -> list[dict[str, Any]]:
@@ -103,7 +107,6 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     """
     from vrpo.evaluation import sample_texts, task_replies
     from vrpo.models import load_policy
-    from vrpo.rewards.model import completions
     from vrpo.tasks.loader import load_task
 
     model, tokenizer = load_policy(SFT, params.runtime)
@@ -118,8 +121,7 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     for row, prompt, group in zip(rows, prompts, texts, strict=True):
         scores = task.verify(group, [row["answer"]] * SAMPLES)
         if 1.0 in scores and 0.0 in scores:
-            sides = [group[scores.index(1.0)], group[scores.index(0.0)]]
-            chosen, rejected = completions(task, sides, [row["answer"]] * 2)
+            chosen, rejected = (task.completion(group[scores.index(side)], row["answer"]) for side in (1.0, 0.0))
             pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     if len(pairs) < FEWEST_PAIRS:
         raise UserError(

@@ -19,7 +19,16 @@ def choose(observed: list[float | None], clean: list[float | None]) -> list[int]
 
 
 def read_tokens(
-    policy: Any, critic: Any, tokenizer: Any, rollout: Any, observed: list[float], clean: list[float], gamma: float, lam: float
+    policy: Any,
+    critic: Any,
+    tokenizer: Any,
+    rollout: Any,
+    observed: list[float],
+    clean: list[float],
+    *,
+    temperature: float,
+    gamma: float,
+    lam: float,
 ) -> list[dict[str, Any]]:
     """One dictionary a response of `rollout`, with one number a token in each list.
 
@@ -27,6 +36,7 @@ def read_tokens(
         policy, tokenizer: causal LM and its tokenizer.
         critic: value model; None where the method has none.
         observed, clean: rewards at the end of each response.
+        temperature: at which the responses were drawn.
         gamma, lam: of the advantages.
 
     Returns:
@@ -37,16 +47,16 @@ def read_tokens(
 
     from vrpo.advantages import compute_gae
     from vrpo.forward import policy_forward
+    from vrpo.scoring import at_last_token
 
     mask = rollout.response_mask
     with torch.no_grad():
-        output = policy_forward(policy, rollout.to(policy.device), temperature=1.0)
+        output = policy_forward(policy, rollout.to(policy.device), temperature=temperature)
     numbers = {"entropy": output.entropy.cpu(), "surprisal": -output.logprobs.cpu()}
     if critic is not None:
         numbers["values"] = critic.read(rollout)
-        last = torch.arange(mask.shape[1]) == rollout.lengths[:, None] - 1
         for name, scores in (("observed", observed), ("clean", clean)):
-            rewards = last * torch.tensor(scores)[:, None]
+            rewards = at_last_token(torch.tensor(scores), mask)
             numbers[f"advantages_{name}"] = compute_gae(rewards, numbers["values"], mask, gamma, lam)
     responses = []
     for row in range(len(rollout)):

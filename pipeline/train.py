@@ -87,7 +87,7 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
         seed=seed,
         generation=params.generation,
         precision=params.runtime.dtype,
-        environment=getattr(task, "environment", None),
+        environment=task.environment,
         clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
         validation=_problems(task, "validation", with_labels=False),
         **options,
@@ -111,7 +111,6 @@ def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:
 
 def _observed_reward(params: Params, task: Any, seed: int) -> Any:
     """What training sees: a rule on the noisy labels, through the noise channels; or the learned reward model."""
-    from vrpo.rewards.model import completions
     from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
 
     label = params.label
@@ -124,9 +123,12 @@ def _observed_reward(params: Params, task: Any, seed: int) -> Any:
         from pipeline.reward import load_scorer
 
         scorer = load_scorer(params)
-        return lambda prompts, responses, *, answer, **_: [
-            1 / (1 + math.exp(-score)) for score in scorer(prompts, completions(task, responses, answer))
-        ]
+
+        def learned_reward(prompts: list[str], responses: list[str], *, answer: list[str], **_: Any) -> list[float]:
+            scores = scorer(prompts, list(map(task.completion, responses, answer)))
+            return [1 / (1 + math.exp(-score)) for score in scores]
+
+        return learned_reward
 
     if params.reward.per_turn:
         return lambda prompts, responses, *, label, **_: task.turn_rewards(responses, label)

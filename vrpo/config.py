@@ -240,6 +240,15 @@ class Params(Section):
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
+    def _dialogues_are_not_voted_on(self) -> Params:
+        if self.domain == "dialogue" and self.label.source == "majority_vote":
+            raise ValueError(
+                "label.source = 'majority_vote': dialogues have no final answers that could be voted on; use clean, with "
+                "label.wrong_reference_rate, flips, or reward.kind = 'model' for noise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _turn_rewards_are_clean(self) -> Params:
         """Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers."""
         label = self.label

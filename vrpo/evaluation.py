@@ -57,7 +57,7 @@ def _reply_to_sample(reply: Reply, start: int, samples: int, row: int, turns: li
 
 def task_replies(task: Any, rows: Sequence[dict[str, Any]]) -> Reply | None:
     """The environment of a task's rows; None for tasks of one turn."""
-    return replies(getattr(task, "environment", None), rows)
+    return replies(task.environment, rows)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ class PolicySamples:
         settings = {"seed": ("evaluate", seed), "reply": task_replies(task, rows), "progress": "evaluate"}
         texts, rollouts = sample_texts(policy, tokenizer, prompts, samples, generation, **settings)
         answers = [row["answer"] for row in rows]
-        details = {task.name: task.summary(texts, answers)} if hasattr(task, "summary") else {}
-        return cls(rows, texts, rollouts, verify_samples(task, texts, answers), details)
+        return cls(rows, texts, rollouts, verify_samples(task, texts, answers), task.details(texts, answers))
 
     def summary(self) -> dict[str, Any]:
         """Accuracy with its interval, by difficulty too where rows have a `length`, and mean response length in tokens."""

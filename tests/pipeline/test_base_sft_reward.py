@@ -182,8 +182,8 @@ def test_implicit_reward_is_trained_blurred_and_read_as_saved(cold_start):
     held_out = reward._clean_pairs(config)[: metrics["pairs_held_out"]]
     half = len(held_out) // 2
     assert metrics["accuracy_clean"] == pairwise_accuracy(reward.load_scorer(config), held_out[half:])
-    assert metrics["accuracy_unblurred"] == pairwise_accuracy(reward.load_scorer(config, blur=0.0), held_out)
-    assert (metrics["blur"] > 0) == (pairwise_accuracy(reward.load_scorer(config, blur=0.0), held_out[:half]) > 0.55)
+    assert metrics["accuracy_unblurred"] == pairwise_accuracy(reward.load_scorer(config).scorer, held_out)
+    assert (metrics["blur"] > 0) == (pairwise_accuracy(reward.load_scorer(config).scorer, held_out[:half]) > 0.55)
 
 
 def test_pairs_are_right_before_wrong(cold_start):

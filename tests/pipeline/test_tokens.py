@@ -11,6 +11,8 @@ from vrpo.generation import encode, generate
 from vrpo.models import new_llama
 from vrpo.tasks.chain import new_tokenizer
 
+SETTINGS = {"temperature": 1.0, "gamma": 1.0, "lam": 0.9}
+
 
 @pytest.fixture(scope="module")
 def models():
@@ -37,7 +39,7 @@ def test_each_kind_is_shown_and_unscored_ones_are_not() -> None:
 
 def test_numbers_are_those_of_the_models(models) -> None:
     tokenizer, policy, critic, rollout = models
-    first, second = read_tokens(policy, critic, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], 1.0, 0.9)
+    first, second = read_tokens(policy, critic, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], **SETTINGS)
     assert (first["kind"], second["kind"]) == ("wrong, but rewarded", "wrong and not rewarded")
     assert first["prompt"] == "3+4.:"
     length = int(rollout.lengths[0])
@@ -48,7 +50,7 @@ def test_numbers_are_those_of_the_models(models) -> None:
     expected = compute_gae(rewards, critic.read(rollout), rollout.response_mask, 1.0, 0.9)[0, :length]
     assert first["advantages_observed"] == pytest.approx(expected.tolist(), abs=1e-4)
     assert first["advantages_clean"] != first["advantages_observed"] and second["advantages_clean"] == second["advantages_observed"]
-    assert "values" not in read_tokens(policy, None, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], 1.0, 0.9)[0]
+    assert "values" not in read_tokens(policy, None, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], **SETTINGS)[0]
 
 
 def test_colours_say_size_and_sign() -> None:

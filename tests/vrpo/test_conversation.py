@@ -95,7 +95,7 @@ def test_a_perfect_assistant_is_sampled_in_the_tokens_it_would_be_taught(tokeniz
     assert task.verify(texts, [row["answer"] for row in problems]) == [1.0] * 8
     for row, problem in enumerate(problems):
         assert row_tokens(rollout, row) == encode_turns(tokenizer, task.demonstration(problem))
-        assert row_tokens(rollout, row)[0] == encode_completion(tokenizer, task.messages(problem["answer"], texts[row]))[0]
+        assert row_tokens(rollout, row)[0] == encode_completion(tokenizer, task.completion(texts[row], problem["answer"]))[0]
 
 
 def test_a_turn_without_end_gets_one_from_the_environment(tokenizer) -> None:

@@ -39,13 +39,6 @@ def noisy_preferences(pairs: list[dict[str, Any]], label_error: float, length_bi
     return noisy
 
 
-def completions(task: Any, responses: Sequence[str], answers: Sequence[str]) -> list[Completion]:
-    """What a reward model reads of responses: their text, or the whole dialogues that they are the assistant's part of."""
-    if not hasattr(task, "messages"):
-        return list(responses)
-    return [task.messages(answer, response) for response, answer in zip(responses, answers, strict=True)]
-
-
 def _length(completion: Completion) -> int:
     return len(completion) if isinstance(completion, str) else sum(map(len, completion))
 

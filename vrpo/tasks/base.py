@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 
 class Task(Protocol):
-    """Turns problems into text and answers into scores.
+    """Turns problems into text and answers into scores. What is defined here, rather than declared, suits tasks of one turn.
 
     One way of tokenizing is used everywhere: `prompt` returns the complete text, the tokenizer's special tokens (chat marks,
     beginning of text) included, and is encoded with `add_special_tokens=False`; so are responses. Whoever trains on a
     response appends the end-of-text token; responses are decoded with `skip_special_tokens=True`.
+
+    Attributes:
+        environment: answers the policy's turns where a response is a dialogue (see `vrpo.conversation`).
     """
+
+    environment: Callable[[dict[str, Any], list[str]], str | None] | None = None
 
     def prompt(self, question: str) -> str:
         """The text put before the response."""
         ...
 
-    def demonstration(self, row: dict[str, Any]) -> str:
-        """A clean response to a prepared row, without end-of-text token."""
+    def demonstration(self, row: dict[str, Any]) -> str | list[str]:
+        """A clean completion of a prepared row (see `completion`), without end-of-text token."""
         ...
+
+    def completion(self, response: str, answer: str) -> str | list[str]:
+        """Everything after the prompt: the response, or the messages of the dialogue that it is the policy's part of."""
+        return response
 
     def extract(self, response: str) -> str | None:
         """The final answer in one canonical spelling, so that votes can be counted by equality; None where there is none."""
@@ -33,6 +43,20 @@ class Task(Protocol):
     def canonical_response(self, answer: str) -> str:
         """A shortest response that states `answer`."""
         ...
+
+    def canonical(self, answer: str) -> str:
+        """The answer as a vote would state it, so that equal ones are spelled alike."""
+        return self.extract(self.canonical_response(answer)) or answer
+
+    def wrong_reference(self, answer: str, answers: Sequence[str], seed: int) -> str:
+        """Another reference that `seed` chooses: one of `answers`, which are canonical, or `answer` where they hold no other."""
+        own = self.canonical(answer)
+        others = [other for other in answers if other != own]
+        return others[seed % len(others)] if others else answer
+
+    def details(self, texts: Sequence[Sequence[str]], answers: Sequence[str]) -> dict[str, Any]:
+        """What there is to say about several responses to each problem beside accuracy, under a name of its own."""
+        return {}
 
 
 class ProceduralTask(Task, Protocol):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from vrpo.tasks.base import Task
+
 _BOX = "\\boxed{"
 
 
@@ -21,7 +23,7 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-class BoxedTask:
+class BoxedTask(Task):
     """Prompts and demonstrations of a task whose answers are boxed.
 
     Attributes:

@@ -15,6 +15,8 @@ import random
 import re
 from typing import Any
 
+from vrpo.tasks.base import ProceduralTask
+
 OPERATIONS = "+-*"
 BLANK = "."
 HESITATION = "?"  # a writer who suspects the last step; part of the corpus, never needed for an answer
@@ -85,7 +87,7 @@ def generate_problems(count: int, seed: int, min_length: int, max_length: int, e
     return rows
 
 
-class ChainTask:
+class ChainTask(ProceduralTask):
     """Prompts and exact answer checking for chain arithmetic (see `vrpo.tasks.base.ProceduralTask`)."""
 
     name = "chain"

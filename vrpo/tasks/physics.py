@@ -15,6 +15,8 @@ import random
 import re
 from typing import Any
 
+from vrpo.tasks.base import ProceduralTask
+
 UNITS = {  # the unit in which the laws hold; for factors of a law also a smaller one, and how many of it make one
     "acceleration": ("m/s2", "cm/s2", 100),
     "area": ("m2", "dm2", 100),
@@ -154,7 +156,7 @@ def _results(operation: str, left: int, right: int) -> tuple[float, float]:
     return (left * right, left + right) if operation == "*" else (left / right, left - right)
 
 
-class PhysicsTask:
+class PhysicsTask(ProceduralTask):
     """Prompts and exact answer checking for procedural science (see `vrpo.tasks.base.ProceduralTask`)."""
 
     name = "physics"

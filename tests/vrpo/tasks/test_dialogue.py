@@ -210,7 +210,7 @@ def test_the_task_replays_what_was_said() -> None:
 def test_a_wrong_reference_is_wrong_but_can_be_met() -> None:
     task = DialogueTask()
     for seed, row in enumerate(task.generate(20, 1, set())):
-        wrong = task.wrong_reference(row["answer"], seed)
+        wrong = task.wrong_reference(row["answer"], [], seed)
         right, met = task.canonical_response(row["answer"]), task.canonical_response(wrong)
         assert task.verify([right, met], [wrong, wrong]) == [0.0, 1.0]
         assert task.verify([right, met], [row["answer"]] * 2) == [1.0, 0.0]

@@ -193,13 +193,10 @@ def _events(turn: Turn) -> dict[tuple[str, str], str]:
 
 
 def _needed_and_asked(goals: Sequence[Goal], turns: Sequence[Turn], calls: Sequence[tuple[int, dict[str, Any]]]) -> tuple[int, int]:
-    first: dict[tuple[str, str], str] = {}
-    firsts = []  # what is known about each slot before each turn
-    for turn in turns:
-        firsts.append(dict(first))
+    first: dict[tuple[str, str], tuple[int, str]] = {}  # place of the turn that touches each slot first, and how
+    for place, turn in enumerate(turns):
         for key, event in _events(turn).items():
-            first.setdefault(key, event)
-    firsts.append(first)
+            first.setdefault(key, (place, event))
     counted: set[tuple[str, str]] = set()
     needed = asked = 0
     starts = [
@@ -209,7 +206,8 @@ def _needed_and_asked(goals: Sequence[Goal], turns: Sequence[Turn], calls: Seque
     for goal, start in sorted(zip(goals, starts, strict=True), key=lambda pair: pair[1]):
         for slot in goal.required:
             key = (goal.service, slot)
-            event = firsts[start].get(key)
+            place, event = first.get(key, (start, ""))
+            event = event if place < start else ""  # what comes with the call, or after it, helped nobody
             if key in counted or event == "tells":
                 continue
             counted.add(key)

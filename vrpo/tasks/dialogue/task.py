@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vrpo.prompts import TURN_SEPARATOR
+from vrpo.tasks.base import ProceduralTask
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.metrics import DialogueScore, pass_hat_k, score_dialogue, summarise
 from vrpo.tasks.dialogue.services import INTENTS, RESULTS, SERVICES, SURFACES, VALUES
@@ -32,7 +33,7 @@ Intents and their slots: {intents}.
 Slots and their values: {values}."""
 
 
-class DialogueTask:
+class DialogueTask(ProceduralTask):
     """Prompts, simulated user and exact scoring of dialogues.
 
     Args:
@@ -61,7 +62,7 @@ class DialogueTask:
     def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> list[str]:
         """A dialogue after the prompt, by an assistant that slips at this rate; it never hesitates."""
         lines = converse_script(load_scenario(row["answer"]), self.max_turns, rng, slip_rate)
-        return self.messages(row["answer"], TURN_SEPARATOR.join(lines))
+        return self.completion(TURN_SEPARATOR.join(lines), row["answer"])
 
     def new_tokenizer(self) -> Any:
         """See `new_tokenizer`."""
@@ -81,9 +82,9 @@ class DialogueTask:
 
     def demonstration(self, row: dict[str, Any]) -> list[str]:
         """A perfect dialogue after the prompt, the assistant's turn first."""
-        return self.messages(row["answer"], self.canonical_response(row["answer"]))
+        return self.completion(self.canonical_response(row["answer"]), row["answer"])
 
-    def messages(self, answer: str, response: str) -> list[str]:
+    def completion(self, response: str, answer: str) -> list[str]:
         """A whole dialogue after the prompt: the assistant's turns and what was answered to them, in turn."""
         lines = response.split(TURN_SEPARATOR)
         said = play(load_scenario(answer), lines, self.english).messages[1:]
@@ -134,7 +135,7 @@ class DialogueTask:
             lines.append(line if slots is None else " ".join([verb, words[0], *(f"{slot}={value}" for slot, value in slots.items())]))
         return TURN_SEPARATOR.join(lines)
 
-    def wrong_reference(self, answer: str, seed: int) -> str:
+    def wrong_reference(self, answer: str, answers: Sequence[str], seed: int) -> str:
         """The scenario with another value in one slot of what it is scored against; the user still wants the right one."""
         scenario, rng = load_scenario(answer), random.Random(seed)
         place = rng.randrange(len(scenario["goals"]))
@@ -145,12 +146,13 @@ class DialogueTask:
         goals[place] = {**goal, "scored": {**goal["slots"], slot: other}}
         return dump_scenario({**scenario, "goals": goals})
 
-    def summary(self, texts: Sequence[Sequence[str]], answers: Sequence[str]) -> dict[str, Any]:
-        """Dialogue metrics over several responses to each problem; pass^k for k up to their number."""
+    def details(self, texts: Sequence[Sequence[str]], answers: Sequence[str]) -> dict[str, Any]:
+        """`dialogue`: its metrics over several responses to each problem; pass^k for k up to their number."""
         groups = [[self.score(text, answer) for text in group] for group, answer in zip(texts, answers, strict=True)]
         completed = [[score.completed for score in group] for group in groups]
-        found = summarise([score for group in groups for score in group])
-        return found | {"pass_hat_k": {str(k): pass_hat_k(completed, k) for k in range(1, len(groups[0]) + 1)}}
+        found: dict[str, Any] = summarise([score for group in groups for score in group])
+        found["pass_hat_k"] = {str(k): pass_hat_k(completed, k) for k in range(1, len(groups[0]) + 1)}
+        return {"dialogue": found}
 
 
 def is_transactional(service: str, intent: str) -> bool:
