@@ -12,8 +12,9 @@ from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.canonical import canonical
 from vrpo.tasks.dialogue.metrics import Goal, pass_hat_k, score_dialogue, summarise
+from vrpo.tasks.dialogue.scenario import dump_scenario, load_scenario, new_scenario, scored_goals
 from vrpo.tasks.dialogue.services import CANONICAL, SERVICES, SURFACES
-from vrpo.tasks.dialogue.simulator import dump_scenario, load_scenario, new_scenario, parse, play, scored_goals
+from vrpo.tasks.dialogue.simulator import parse, play
 from vrpo.tasks.dialogue.task import DialogueTask, is_transactional, new_tokenizer
 
 DATA = Path(__file__).parents[4] / "shared/data"

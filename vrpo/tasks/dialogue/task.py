@@ -1,6 +1,6 @@
 """Task-oriented dialogue as a task of the pipeline (see `vrpo.tasks.base`).
 
-A row's `question` and `answer` are one scenario (see `simulator.new_scenario`); a response is the assistant's lines, joined by
+A row's `question` and `answer` are one scenario (see `scenario.new_scenario`); a response is the assistant's lines, joined by
 `TURN_SEPARATOR`. What the user said is not kept: it follows from both and is played again wherever it is needed.
 """
 
@@ -14,8 +14,9 @@ from vrpo.prompts import TURN_SEPARATOR
 from vrpo.tasks.base import ProceduralTask
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.metrics import DialogueScore, pass_hat_k, score_dialogue, summarise
+from vrpo.tasks.dialogue.scenario import dump_scenario, load_scenario, new_scenario, scored_goals
 from vrpo.tasks.dialogue.services import INTENTS, RESULTS, SERVICES, SURFACES, VALUES
-from vrpo.tasks.dialogue.simulator import VERBS, dump_scenario, load_scenario, new_scenario, play, scored_goals
+from vrpo.tasks.dialogue.simulator import VERBS, play
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
