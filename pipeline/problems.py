@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import read_jsonl
-from vrpo.config import UserError
+from vrpo.config import OutOfReach, UserError
 
 QUESTION = ("question", "problem", "query")
 ANSWER = ("answer", "gold", "final_answer", "expected_answer", "ground_truth")
@@ -79,7 +79,7 @@ def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Ro
     try:
         rows = datasets.load_dataset(dataset, subset, split=split).to_list()
     except ConnectionError:
-        raise UserError(
+        raise OutOfReach(
             f"{dataset}: no such file or folder here, and the hub is out of reach with no cached copy; "
             "correct the name, go online or use a local copy"
         ) from None

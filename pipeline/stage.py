@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vrpo.config import Params, UserError, load_params
+from vrpo.config import OutOfReach, Params, UserError, load_params
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
@@ -88,7 +88,7 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
 
     `run(params)` (or `run(params, method, seed)` for the cells of the matrix) does the work and returns its metrics,
     which go to `data/metrics/<name>.json` and to the records that MLflow mirrors. A `UserError` ends the process with
-    exit code 1 and its message alone; a connection that broke or timed out with exit code 75, which `pipeline.flow` tries again.
+    exit code 1 and its message alone; a connection that broke, timed out or was never made with exit code 75, which `pipeline.flow` tries again.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m pipeline.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,7 +109,7 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
         _run_recorded(name, run, params, arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(RETRYABLE if isinstance(error, OutOfReach) else 1) from None
     except (ConnectionError, TimeoutError) as error:
         print(f"error: {error or type(error).__name__}; nothing finished was changed, `dvc repro` tries again", file=sys.stderr)
         raise SystemExit(RETRYABLE) from None

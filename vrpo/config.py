@@ -24,6 +24,10 @@ class UserError(Exception):
     """A mistake in the user's input. The message names the thing and the cure; no traceback is shown."""
 
 
+class OutOfReach(UserError):
+    """The hub does not answer: a mistake in a name, or an outage that may be over in a minute."""
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are immutable."""
 

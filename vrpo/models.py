@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from vrpo.config import RuntimeConfig, UserError
+from vrpo.config import OutOfReach, RuntimeConfig, UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -217,7 +217,7 @@ def _load(auto_class: Any, source: str | Path, where: Path | str, **options: Any
         return auto_class.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if options.get("local_files_only"):
-            raise UserError(
+            raise OutOfReach(
                 f"{source}: no such folder here, and the hub is out of reach with no cached copy; "
                 "correct the path, go online or use a local copy"
             ) from error
