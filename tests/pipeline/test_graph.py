@@ -50,6 +50,15 @@ def test_dependencies_are_the_imports(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_no_dependency_is_a_file_in_an_output(stage: str) -> None:
+    """`dvc exp run` looks such a file up in the folder of the committed lock, and fails when a clone does not have that in its cache."""
+    outputs = [next(iter(out)) if isinstance(out, dict) else out for entry in STAGES.values() for out in entry["outs"]]
+    outputs += [out for entry in STAGES.values() for out in entry["metrics"] if isinstance(out, str)]
+    for dep in STAGES[stage]["deps"]:
+        assert not dep.startswith("data/") or any(f"{out}/".startswith(f"{dep}/") for out in outputs), dep
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_own_section_is_tracked_with_domain_and_profile(stage: str) -> None:
     tracked = set(STAGES[stage]["params"])
     assert {"domain", "profile"} <= tracked
