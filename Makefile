@@ -48,7 +48,7 @@ repro: env ## run whatever is out of date, up to the report; JOBS=2 training cel
 		dvc repro prepare validate base label sft reward && \
 		dvc stage list --name-only | sed -n 's/^train@//p' | MLFLOW_TRACKING_URI=off xargs -P $(JOBS) -I % sh -c \
 			'dvc --wait-for-lock repro --single-item train@% && dvc --wait-for-lock repro --single-item evaluate@%' && \
-		dvc repro && python -m pipeline.tracking sync; \
+		dvc repro && { [ "$${MLFLOW_TRACKING_URI:-}" = off ] || python -m pipeline.tracking sync; }; \
 	fi
 
 test: env ## run the tests
