@@ -205,7 +205,8 @@ class _Mirror:
             model = mlflow.create_external_model(kind, run, tags, model_type=kind, experiment_id=self.state["experiment"])
             self.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
         numbers = {key: value for key, value in event["metrics"].items() if not isinstance(value, str)}
-        points = [Metric(key, float(value), _milliseconds(event), 0, model_id=model.model_id) for key, value in numbers.items()]
+        step = event.get("step") or 0  # MLflow adds these points to the run's curves too; at step 0 they would bend them
+        points = [Metric(key, float(value), _milliseconds(event), step, model_id=model.model_id) for key, value in numbers.items()]
         self.client.log_batch(run, metrics=points)
 
     def _on_system(self, event: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 Events, each with `time` in seconds since 1970:
     start     name, tags, params, record (an id), pid      artifact  path, digest
-    resume    pid; the run above it goes on                model     path, digest, kind, metrics
+    resume    pid; the run above it goes on                model     path, digest, kind, step, metrics
     metrics   step (or null), values                       champion  path, digest, name, accuracy, problems, data
     system    step, values; of the process and its machine dataset   path, digest, context, rows
     end       status (FINISHED or FAILED), error           Paths are relative to the folder that the stage ran in.
@@ -106,8 +106,10 @@ class Record:
         self._write("artifact", path=Path(path).as_posix(), digest=digest(Path(path)))
 
     def model(self, path: str | Path, kind: str, metrics: dict[str, Any]) -> None:
-        """Log a model that stays where it is; `kind` names it ("base", "sft", "reward", "policy", "value")."""
-        self._write("model", path=Path(path).as_posix(), digest=digest(Path(path)), kind=kind, metrics=flatten(metrics))
+        """Log a model that stays where it is, with what it reached at the last step; `kind` names it ("base", "sft", "reward", "policy",
+        "value")."""
+        fields = {"step": max(self._steps, default=None), "metrics": flatten(metrics)}
+        self._write("model", path=Path(path).as_posix(), digest=digest(Path(path)), kind=kind, **fields)
 
     def dataset(self, path: str | Path, context: str) -> None:
         """Log a JSONL file that the run learns from or is measured on; `context` tells which ("training", "validation", "test")."""

@@ -37,7 +37,7 @@ def environment(root: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_API_URL": api_url(port),
         "PREFECT_WORKER_QUERY_SECONDS": "5",
-        "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "1800",  # a run ends if it cannot renew its place in the queue
+        "PREFECT_CLIENT_MAX_RETRIES": "7",  # four minutes, in which a server that died can be started again
         "PYTHONPATH": str(root),
         MARK: str(root),
     }
@@ -63,6 +63,13 @@ def ours(root: Path, *words: str) -> list[psutil.Process]:
     return found
 
 
+def command_line(process: psutil.Process) -> str:
+    """Of a process, which may have ended meanwhile."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def start(root: Path, port: int) -> None:
     """Start what is not running.
 
@@ -85,7 +92,7 @@ def start(root: Path, port: int) -> None:
     prefect(root, port, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect(root, port, "--no-prompt", "deploy", "--all")
     if not ours(root, "worker", "start"):
-        spawn(root, port, "worker", "worker", "start", "--pool", POOL, "--type", "process")
+        spawn(root, port, "worker", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")  # others wait
 
 
 def spawn(root: Path, port: int, name: str, *arguments: str) -> None:
@@ -123,7 +130,7 @@ def stop(root: Path) -> int:
     everything = ours(root)
     server = ours(root, "server", "start")
     for process in everything:
-        if process not in server and "prefect" in " ".join(process.cmdline()):
+        if process not in server and "prefect" in command_line(process):
             _signal(process.terminate)
     _end([process for process in everything if process not in server], STOP_SECONDS)
     for process in server:
@@ -161,7 +168,7 @@ def main() -> None:
             print(f"stopped: {stop(root)} processes")
         else:
             for process in ours(root):
-                print(process.pid, " ".join(process.cmdline())[:120])
+                print(process.pid, command_line(process)[:120])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

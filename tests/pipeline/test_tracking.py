@@ -259,6 +259,7 @@ def test_models_are_known_and_the_best_policy_is_the_champion(workspace: Path, m
         checkpoint(Path(f"data/runs/vrpo-{seed}/policy"), seed)
     with tracking.record("report", stage="report", params=Params()) as record:
         record.artifact("data/runs/vrpo-1/policy/config.json")
+        record.metrics({"accuracy": 0.4}, step=4)
         record.model("data/runs/vrpo-0/policy", "policy", {"accuracy": 0.4})
         assert record.champion(candidates) == "vrpo-1"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -267,6 +268,7 @@ def test_models_are_known_and_the_best_policy_is_the_champion(workspace: Path, m
         Path("data/tracking/report.sync.json").unlink()  # everything is sent again
     assert select("SELECT version FROM model_versions") == [(1,)]
     assert len(select("SELECT * FROM logged_models WHERE name = 'policy'")) == 1
+    assert set(select("SELECT step FROM metrics WHERE key = 'accuracy'")) == {(4,)}  # the model's own point does not bend the curve
     assert len(list(Path("mlartifacts").rglob("artifacts/config.json"))) == 1
 
     import mlflow
