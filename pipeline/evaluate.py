@@ -24,7 +24,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     import torch
 
     from vrpo.critic import ValueModel
-    from vrpo.evaluation import PolicySamples, verify_samples
+    from vrpo.evaluation import PolicySamples
     from vrpo.models import load_policy
     from vrpo.tasks.loader import load_task
     from vrpo.timing import Timer
@@ -34,12 +34,11 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     trained = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     initial = json.loads((EVALUATIONS / "sft.json").read_text(encoding="utf-8"))
     rows = stage.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
-    labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "test.jsonl")}
     policy, tokenizer = load_policy(folder / "policy", params.runtime)
     task = load_task(params, tokenizer)
     with timer("evaluate"):
         drawn = PolicySamples.draw(policy, tokenizer, task, rows, params.evaluate.samples, params.generation, params.evaluate.seed)
-        observed = verify_samples(task, drawn.texts, [labels.get(row["id"], "") for row in rows])
+        observed = _observed(params, task, drawn)
         both = [(o, c) for o, c in zip(observed, drawn.clean, strict=True) if o is not None and c is not None]
         result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
     critic = model = None
@@ -66,6 +65,20 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     record.dataset(PREPARED / "test.jsonl", "test")
     headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
     return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
+
+
+def _observed(params: Params, task: Any, drawn: Any) -> list[float | None]:
+    """What training would have seen of the responses, flips and tails aside: the learned reward, or the rule on the noisy labels."""
+    from vrpo.evaluation import verify_samples
+
+    if params.reward.kind == "rule":
+        labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "test.jsonl")}
+        return verify_samples(task, drawn.texts, [labels.get(row["id"], "") for row in drawn.rows])
+    from pipeline.reward import learned_reward
+
+    pairs = [(row, text) for row, group in zip(drawn.rows, drawn.texts, strict=True) for text in group]
+    prompts, texts = [task.prompt(row["question"]) for row, _ in pairs], [text for _, text in pairs]
+    return learned_reward(params, task)(prompts, texts, answer=[row["answer"] for row, _ in pairs])
 
 
 def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, float]:

@@ -7,8 +7,10 @@ prefers the right response of held-out pairs as often as that. Writes data/model
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,17 @@ def _fit(params: Params, pairs: list[dict[str, Any]]) -> list[float]:
         losses = fit_preferences(model, tokenizer, pairs, **options, stage="reward")
     save_model(model, tokenizer, REWARD)
     return losses
+
+
+def learned_reward(params: Params, task: Any) -> Callable[..., list[float]]:
+    """The reward in data/models/reward, between 0 and 1, as `vrpo.trainer.Trainer` calls it; it reads dialogues whole."""
+    scorer = load_scorer(params)
+
+    def reward(prompts: list[str], responses: list[str], *, answer: list[str], **_: Any) -> list[float]:
+        scores = scorer(prompts, list(map(task.completion, responses, answer)))
+        return [1 / (1 + math.exp(-score)) for score in scores]
+
+    return reward
 
 
 def load_scorer(params: Params) -> Any:

@@ -6,7 +6,6 @@ iterations lives in data/state/, outside DVC's outputs; a run killed at any mome
 
 from __future__ import annotations
 
-import math
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -120,15 +119,9 @@ def _observed_reward(params: Params, task: Any, seed: int) -> Any:
         *([HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed)] if label.heavy_tail_scale else []),
     )
     if params.reward.kind != "rule":
-        from pipeline.reward import load_scorer
+        from pipeline.reward import learned_reward
 
-        scorer = load_scorer(params)
-
-        def learned_reward(prompts: list[str], responses: list[str], *, answer: list[str], **_: Any) -> list[float]:
-            scores = scorer(prompts, list(map(task.completion, responses, answer)))
-            return [1 / (1 + math.exp(-score)) for score in scores]
-
-        return learned_reward
+        return learned_reward(params, task)
 
     if params.reward.per_turn:
         return lambda prompts, responses, *, label, **_: task.turn_rewards(responses, label)

@@ -114,6 +114,8 @@ def test_a_reward_model_reads_whole_dialogues(project, monkeypatch) -> None:
     observed = train._observed_reward(config, task, 0)(prompts, responses, answer=[answer] * 2)
     whole = reward.load_scorer(config)(prompts, [task.completion(response, answer) for response in responses])
     assert observed == pytest.approx([1 / (1 + math.exp(-score)) for score in whole], abs=1e-6)
+    pairs = evaluation.PolicySamples([rows[0]], [responses], [], [1.0, 0.0])
+    assert evaluate._observed(config, task, pairs) == pytest.approx(observed)  # the learned reward, not a rule on labels
     assert whole != pytest.approx(reward.load_scorer(config)(prompts, responses), abs=1e-6)  # what the user said is read, too
 
 
