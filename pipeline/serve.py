@@ -8,6 +8,7 @@ every process that `start` begot carries the project's folder in the environment
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 
@@ -92,7 +94,23 @@ def start(root: Path, port: int) -> None:
     prefect(root, port, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     prefect(root, port, "--no-prompt", "deploy", "--all")
     if not ours(root, "worker", "start"):
+        close_dead_runs(port)
         spawn(root, port, "worker", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")  # others wait
+
+
+def close_dead_runs(port: int) -> None:
+    """Without a worker no run goes on, but those that could not report their end, as after `make stop`, would stay "Running" for good."""
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}, "work_pools": {"name": {"any_": [POOL]}}}
+    crashed = {"type": "CRASHED", "message": "its worker was stopped; a new run goes on from the checkpoints"}
+    for run in post(port, "flow_runs/filter", wanted):
+        post(port, f"flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
+
+
+def post(port: int, path: str, body: dict[str, Any]) -> Any:
+    """Ask the server's API."""
+    request = Request(f"{api_url(port)}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as response:
+        return json.load(response)
 
 
 def spawn(root: Path, port: int, name: str, *arguments: str) -> None:

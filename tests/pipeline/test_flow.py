@@ -276,3 +276,16 @@ def test_stop_takes_no_notice_of_a_process_that_ends_meanwhile(tmp_path: Path, m
     ended.wait()
     monkeypatch.setattr(serve, "ours", lambda root, *words: [] if words else [process])
     assert serve.stop(tmp_path) == 1
+
+
+def test_runs_without_a_worker_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+
+    def post(port: int, path: str, body: dict) -> list[dict]:
+        sent.append((path, body))
+        return [{"id": "a"}, {"id": "b"}]
+
+    monkeypatch.setattr(serve, "post", post)
+    serve.close_dead_runs(4299)
+    assert sent[0][1]["work_pools"] == {"name": {"any_": ["vrpo"]}}  # a flow by hand has no worker
+    assert [(path, body["state"]["type"]) for path, body in sent[1:]] == [(f"flow_runs/{run}/set_state", "CRASHED") for run in "ab"]
