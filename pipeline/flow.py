@@ -51,9 +51,9 @@ def main() -> None:
         print("stopped: the running stages were ended; `python -m pipeline.flow` goes on where they were", file=sys.stderr)
         raise SystemExit(130) from None
     width = max(map(len, ["stage", *outcome]))
-    print(f"\n{'stage':{width}}  state    seconds")
+    print(f"\n{'stage':{width}}  state     seconds")
     for name, stage in outcome.items():
-        print(f"{name:{width}}  {stage.state:7}  {stage.seconds:7.1f}")
+        print(f"{name:{width}}  {stage.state:8}  {stage.seconds:7.1f}")
     raise SystemExit(any(stage.state == "Failed" for stage in outcome.values()))
 
 

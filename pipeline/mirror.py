@@ -39,6 +39,7 @@ def load_mlflow() -> Any:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every run that `sync` closes
     }
     for key, value in {**TELEMETRY_OFF, **defaults}.items():
         os.environ.setdefault(key, value)

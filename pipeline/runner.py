@@ -36,7 +36,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage ended: "Ran", "Cached" or "Failed"; seconds; and of a failure the end of its log and whether trying again may help."""
+    """How a stage ended: "Ran", "Cached", "Restored" (its outputs, from an earlier run on the same inputs) or "Failed"; seconds; and of a
+    failure the end of its log and whether trying again may help."""
 
     state: str
     seconds: float
@@ -161,6 +162,8 @@ def follow(stage: str, lines: Iterator[str | int], log: Callable[[str], object])
         tail.append(text)
         if text == f"Stage '{stage}' didn't change, skipping":
             state = "Cached"
+        elif text.startswith(f"Stage '{stage}' is cached - skipping run"):
+            state = "Restored"
         retryable |= text.endswith(f"exited with {RETRYABLE}")
     seconds = time.monotonic() - start
     return Outcome(state, seconds, "\n".join(tail), retryable) if state == "Failed" else Outcome(state, seconds)

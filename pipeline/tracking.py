@@ -80,6 +80,8 @@ def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any,
         method, seed = map(str, arguments)
         tags |= {"method": method, "seed": seed}
         name = f"{method.upper()} seed {seed}, {noise}" if stage == "train" else f"{stage} {method.upper()} seed {seed}"
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        name = f"{name}, {experiment}"  # the same cells of two experiments lie side by side in MLflow
     if pipeline_run := os.environ.get("PIPELINE_RUN") or os.environ.get("DVC_EXP_NAME"):
         tags["pipeline_run"] = pipeline_run
     return {"name": name, "tags": tags, "params": flatten(values, ".")}

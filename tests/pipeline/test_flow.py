@@ -125,10 +125,26 @@ def test_failure_keeps_the_end_of_the_log(project: Path) -> None:
 
 
 def test_output_of_an_experiment_is_cut_into_stages() -> None:
-    output = ["Reproducing", "Stage 'a' didn't change, skipping", "Running stage 'b@1':", "> work", "Running stage 'c':", "ERROR", 255]
+    restored = "Stage 'b@0' is cached - skipping run, checking out outputs"
+    output = [
+        "Reproducing",
+        "Stage 'a' didn't change, skipping",
+        restored,
+        "Running stage 'b@1':",
+        "> work",
+        "Running stage 'c':",
+        "ERROR",
+        255,
+    ]
     seen: list[str] = []
     outcomes = {name: follow(name, lines, seen.append) for name, lines in by_stage(iter(output))}
-    assert {name: outcome.state for name, outcome in outcomes.items()} == {"start": "Ran", "a": "Cached", "b@1": "Ran", "c": "Failed"}
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {
+        "start": "Ran",
+        "a": "Cached",
+        "b@0": "Restored",
+        "b@1": "Ran",
+        "c": "Failed",
+    }
     assert seen == output[:-1]
     assert outcomes["c"].tail.endswith("ERROR")
 

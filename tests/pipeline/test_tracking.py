@@ -356,6 +356,7 @@ def test_an_experiment_s_record_outlives_its_folder(workspace: Path, no_mirror: 
     monkeypatch.delenv("DVC_EXP_NAME")
     assert tracking.sync() == 1
     assert select("SELECT value FROM tags WHERE key = 'pipeline_run'") == [("other-rate",)]
+    assert select("SELECT name FROM runs")[0][0].endswith(", other-rate")  # not the name of the same cell in the checkout
 
 
 def test_noise_in_words() -> None:
