@@ -76,9 +76,10 @@ def _observed(params: Params, task: Any, drawn: Any) -> list[float | None]:
         return verify_samples(task, drawn.texts, [labels.get(row["id"], "") for row in drawn.rows])
     from pipeline.reward import learned_reward
 
-    pairs = [(row, text) for row, group in zip(drawn.rows, drawn.texts, strict=True) for text in group]
-    prompts, texts = [task.prompt(row["question"]) for row, _ in pairs], [text for _, text in pairs]
-    return learned_reward(params, task)(prompts, texts, answer=[row["answer"] for row, _ in pairs])
+    groups = list(zip(drawn.rows, drawn.texts, strict=True))
+    prompts = [prompt for row, texts in groups for prompt in [task.prompt(row["question"])] * len(texts)]
+    answers = [row["answer"] for row, texts in groups for _ in texts]
+    return learned_reward(params, task)(prompts, [text for _, texts in groups for text in texts], answer=answers)
 
 
 def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, float]:

@@ -6,10 +6,14 @@ import torch
 from pipeline.heat_maps import heat_map, scales_of, shade
 from pipeline.tokens import choose, read_tokens
 from vrpo.advantages import compute_gae
+from vrpo.config import GenerationConfig
+from vrpo.conversation import converse, replies
 from vrpo.critic import ValueModel
-from vrpo.generation import encode, generate
+from vrpo.generation import encode, generate, generation_settings
 from vrpo.models import new_llama
 from vrpo.tasks.chain import new_tokenizer
+from vrpo.tasks.dialogue.task import DialogueTask
+from vrpo.tasks.dialogue.task import new_tokenizer as new_dialogue_tokenizer
 
 SETTINGS = {"temperature": 1.0, "gamma": 1.0, "lam": 0.9}
 
@@ -29,6 +33,27 @@ def models():
         seed=0,
     )
     return tokenizer, policy, critic.eval(), rollout
+
+
+@pytest.fixture(scope="module")
+def dialogue():
+    """Dialogues of two turns, drawn at half the temperature."""
+    tokenizer = new_dialogue_tokenizer()
+    task = DialogueTask(tokenizer, max_turns=2)
+    problems = task.generate(3, 0, set())
+    policy = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=1)
+    prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
+    settings = GenerationConfig(max_new_tokens=5, max_turns=2, temperature=0.5)
+    rollout = converse(
+        policy,
+        tokenizer,
+        prompts,
+        replies(task.environment, problems),
+        max_turns=2,
+        seed=3,
+        **generation_settings(policy, tokenizer, settings),
+    )
+    return tokenizer, policy, rollout
 
 
 def test_each_kind_is_shown_and_unscored_ones_are_not() -> None:
@@ -51,6 +76,22 @@ def test_numbers_are_those_of_the_models(models) -> None:
     assert first["advantages_observed"] == pytest.approx(expected.tolist(), abs=1e-4)
     assert first["advantages_clean"] != first["advantages_observed"] and second["advantages_clean"] == second["advantages_observed"]
     assert "values" not in read_tokens(policy, None, tokenizer, rollout, [1.0, 0.0], [0.0, 0.0], **SETTINGS)[0]
+
+
+def test_numbers_of_a_dialogue_are_those_of_its_own_tokens(dialogue) -> None:
+    """At the temperature it was drawn at, with the reward on the assistant's last token, not on the last of the text."""
+    tokenizer, policy, rollout = dialogue
+    mask, scores = rollout.response_mask, [1.0] * len(rollout)
+    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=4, seed=0).eval()
+    responses = read_tokens(policy, critic, tokenizer, rollout, scores, scores, temperature=0.5, gamma=1.0, lam=0.9)
+    for row, response in enumerate(responses):
+        places = mask[row].nonzero().flatten()
+        assert int(places[-1]) >= len(places)  # the user spoke in between
+        assert response["surprisal"] == pytest.approx((-rollout.logprobs[row, places]).tolist(), abs=2e-4)
+        assert response["tokens"] == [tokenizer.decode([int(token)]) for token in rollout.responses[row, places]]
+        values = critic.read(rollout)[row, places]  # GAE over the policy's own tokens, as if the user's were not there
+        expected = compute_gae(torch.eye(len(places))[-1:], values[None], torch.ones(1, len(places), dtype=torch.bool), 1.0, 0.9)[0]
+        assert response["advantages_clean"] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_colours_say_size_and_sign() -> None:
