@@ -18,7 +18,9 @@ COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy
 # Each metric: how to read it from a cell's line, decimals and scale in tables.
 METRICS: dict[str, tuple[str, int, float]] = {
     "accuracy": ("final accuracy (%)", 1, 100),
+    "held_out": ("final held-out accuracy (%)", 1, 100),
     "best": ("best held-out accuracy (%)", 1, 100),
+    "peak": ("iteration of the best", 0, 1),
     "area": ("area under the learning curve (%)", 1, 100),
     "collapsed": ("collapsed (%)", 0, 100),
     "length_inflation": ("length inflation (x)", 2, 1),
@@ -48,7 +50,9 @@ def measures(line: dict[str, Any]) -> dict[str, float]:
         return {name: value for name, value in found.items() if is_number(value)}
     log, critic = line["log"], line["critic"] or {}
     held_out = [value for value in log["validation/accuracy"] if value is not None]
-    found = {"accuracy": line["accuracy"]["mean"], "best": max(held_out), "collapsed": float(max(held_out) - held_out[-1] > COLLAPSE)}
+    found = {"accuracy": line["accuracy"]["mean"], "held_out": held_out[-1], "best": max(held_out)}
+    found["peak"] = float(log["validation/accuracy"].index(found["best"]))
+    found["collapsed"] = float(max(held_out) - held_out[-1] > COLLAPSE)
     points = [(x, y) for x, y in zip(log["rollouts"], log["validation/accuracy"], strict=True) if y is not None]
     points = [(0.0, points[0][1]), *points]  # during the value warm-up the policy stays as it is
     found["area"] = area(([x for x, _ in points], [y for _, y in points]), 0.0, points[-1][0])
