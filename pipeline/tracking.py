@@ -169,17 +169,33 @@ def _finish_follower(follower: subprocess.Popen[str]) -> str:
 
 def follow(path: Path, parent: int) -> str:
     """Mirror `path` every few seconds until the stage ends (its end of stdin closes, or it dies). Returns the last error or ""."""
-    pause, error = 0.0, ""
+    pause = 0.0
     while True:
         closing = bool(select.select([sys.stdin], [], [], pause)[0]) or os.getppid() != parent
         pause = LIVE_SECONDS
-        try:
-            mirror(path, connect(), closing=closing)
-            error = ""
-        except Exception as caught:  # whatever MLflow raises, the record is safe and the stage goes on
-            error = _one_line(caught)
+        error = _catch_up(path, closing)
+        if error and not _in_a_folder():  # that of an aborted experiment is removed, its record is not
+            os.chdir(path.parent)
+            error = _catch_up(path, closing)
         if closing:
             return error
+
+
+def _catch_up(path: Path, closing: bool) -> str:
+    """Returns why MLflow did not take it, or ""."""
+    try:
+        mirror(path, connect(), closing=closing)
+    except Exception as error:  # whatever MLflow raises, the record is safe and the stage goes on
+        return _one_line(error)
+    return ""
+
+
+def _in_a_folder() -> bool:
+    """Whether the working folder still exists, without which MLflow does not start."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def sync() -> int:

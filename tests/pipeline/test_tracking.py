@@ -148,6 +148,13 @@ def start_stage(seed: int, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for_runs(wanted: list[tuple[str, str]]) -> None:
+    deadline = time.monotonic() + 60  # a busy machine takes its time to import MLflow
+    while runs() != wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert runs() == wanted
+
+
 def test_two_stages_at_once_on_a_cold_database(workspace: Path) -> None:
     Path("mlflow.db").unlink()
     stages = [start_stage(seed, 0) for seed in (0, 1)]
@@ -186,10 +193,7 @@ def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: 
     assert stage.stdout.readline() == "logged\n"
     stage.kill()
     stage.communicate()
-    deadline = time.monotonic() + 60  # a busy machine takes its time to import MLflow
-    while runs() != [(NAME, "KILLED")] and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert runs() == [(NAME, "KILLED")]  # the mirror, alone, did that
+    wait_for_runs([(NAME, "KILLED")])  # the mirror, alone, did that
     record = Record(FILE, {})
     record.resume([{"iteration": step, "loss": step / 7} for step in range(40)])
     record.metrics({"loss": 8.0}, 50)  # 40 to 49 were logged before the kill
@@ -197,6 +201,21 @@ def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: 
     tracking.sync()
     assert runs()[0][1] == "FINISHED"
     assert set(points("loss")) == set(range(51))
+
+
+def test_aborted_experiment_is_marked_though_its_folder_is_gone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = workspace / ".dvc/tmp/exps/tmp1"
+    temporary.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(workspace))
+    monkeypatch.chdir(temporary)
+    stage = start_stage(0, 600)
+    assert stage.stdout.readline() == "logged\n"
+    stage.kill()
+    shutil.rmtree(temporary)  # before the mirror has imported MLflow
+    stage.communicate()
+    monkeypatch.chdir(workspace)
+    wait_for_runs([(NAME, "KILLED")])
+    assert points("loss") == [*range(50)]
 
 
 def test_init_of_a_current_database_does_not_even_import_mlflow(workspace: Path) -> None:
