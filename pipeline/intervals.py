@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 RESAMPLES = 9999
+Seed = Hashable  # whatever names what two results share
 
 
 def bootstrap(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
@@ -47,7 +48,7 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def paired(a: dict[int, float], b: dict[int, float]) -> dict[str, Any] | None:
+def paired(a: dict[Seed, float], b: dict[Seed, float]) -> dict[str, Any] | None:
     """Mean of a - b over the seeds that both have, with its bootstrap interval and how often a is higher; None without a common seed."""
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
@@ -61,7 +62,7 @@ def paired(a: dict[int, float], b: dict[int, float]) -> dict[str, Any] | None:
     }
 
 
-def headroom_share(method: dict[int, float], floor: dict[int, float], ceiling: dict[int, float]) -> dict[str, Any] | None:
+def headroom_share(method: dict[Seed, float], floor: dict[Seed, float], ceiling: dict[Seed, float]) -> dict[str, Any] | None:
     """(mean method - mean floor) / (mean ceiling - mean floor) over common seeds, with a bootstrap interval that resamples seeds; None
     where fewer than three seeds are common or there is no headroom."""
     from scipy import stats

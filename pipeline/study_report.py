@@ -13,6 +13,7 @@ from pipeline.runs import area, is_number
 from pipeline.stage import write_atomically, write_json
 from pipeline.study import REPORTS, Cell, finished, load_study
 
+Origin = tuple[int, float]  # of a run: its seed and its cold start's accuracy
 COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
 
 # Each metric: how to read it from a cell's line, decimals and scale in tables.
@@ -72,6 +73,11 @@ def _cold_start(line: dict[str, Any]) -> float:
     return line.get("accuracy_init", line.get("stages", {}).get("sft", {}).get("accuracy", 1.0))
 
 
+def _origin(cell: Cell, line: dict[str, Any]) -> Origin:
+    """What a cell may be paired by. A seed's base model differs in its last digits from processor to processor, and all that follows with it."""
+    return cell.seed, round(_cold_start(line), 3)
+
+
 def write(path: Path) -> None:
     """Write everything for the study at `path`; cells that are not there yet are counted."""
     study, cells = load_study(path)
@@ -81,23 +87,24 @@ def write(path: Path) -> None:
         known = {cell.key: lines[cell.key] for cell in own if cell.key in lines}
         cold = {cell.seed: start for cell in own if cell.key in known and (start := _cold_start(known[cell.key])) < cell.cold_start}
         own = [cell for cell in own if cell.seed not in cold]
-        found = {cell.key: measures(known[cell.key]) for cell in own if cell.key in known}
+        found = {cell.key: (_origin(cell, known[cell.key]), measures(known[cell.key])) for cell in own if cell.key in known}
         tables[name] = _table(table, own, found) | {"left_out": cold}
     write_json(REPORTS / f"{path.stem}.json", {"study": path.stem, "tables": tables})
     _draw(path.stem, tables)
     write_atomically(REPORTS / f"{path.stem}.md", "\n".join(_page(path, study, tables)) + "\n")
 
 
-def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, tuple[Origin, dict[str, float]]]) -> dict[str, Any]:
     """Rows (one a combination of the axes' values, each metric summarised over seeds) and paired comparisons."""
     names = tuple(table.get("metrics") or (CRITIC if table.get("kind") == "critic" else RUN))
-    groups: dict[tuple[str, ...], dict[int, dict[str, float]]] = {tuple(cell.axes.values()): {} for cell in cells}
+    groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]] = {tuple(cell.axes.values()): {} for cell in cells}
     for cell in cells:
         if cell.key in found:
-            groups[tuple(cell.axes.values())][cell.seed] = found[cell.key]
+            origin, measured = found[cell.key]
+            groups[tuple(cell.axes.values())][origin] = measured
     rows = []
-    for place, seeds in groups.items():
-        values = {name: [own[name] for own in seeds.values() if name in own] for name in names}
+    for place, runs in groups.items():
+        values = {name: [own[name] for own in runs.values() if name in own] for name in names}
         rows.append({"axes": list(place), "metrics": {name: summary(known) for name, known in values.items() if known}})
     return {
         "title": table.get("title", ""),
@@ -112,16 +119,19 @@ def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, dict[str, 
 
 
 def _comparisons(
-    table: dict[str, Any], groups: dict[tuple[str, ...], dict[int, dict[str, float]]], metric: str
+    table: dict[str, Any], groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]], metric: str
 ) -> Iterator[dict[str, Any]]:
-    """Paired differences for each of the table's `pairs` (two values of its last axis), and shares of the oracle's headroom."""
+    """Paired differences for each of the table's `pairs` (two values of its last axis), and shares of the oracle's headroom.
+
+    Only cells that began from the same models are paired.
+    """
     axes = table["axes"]
     *others, last = axes
     for place in itertools.product(*(axes[axis] for axis in others)):
 
-        def seeds(value: str, place: tuple[str, ...] = place) -> dict[int, float]:
+        def seeds(value: str, place: tuple[str, ...] = place) -> dict[Origin, float]:
             own = groups.get((*place, value), {})
-            return {seed: row[metric] for seed, row in own.items() if metric in row}
+            return {origin: row[metric] for origin, row in own.items() if metric in row}
 
         for a, b in table.get("pairs") or []:
             if result := paired(seeds(a), seeds(b)):

@@ -220,3 +220,16 @@ def test_a_run_s_measures_tell_its_best_moment_and_its_collapse() -> None:
     found = study_report.measures(line | {"rollouts": 40, "seconds": {"update": 1.0}})
     assert (found["best"], found["peak"], found["held_out"], found["collapsed"]) == (0.9, 2, 0.7, 1)
     assert found["area"] == pytest.approx((20 * 0.65 + 20 * 0.8) / 40)
+
+
+def test_only_runs_from_the_same_models_are_paired(home) -> None:
+    """Seed 1's oracle ran on another processor, where the same seed made another base model."""
+    study_file, cells = study.load_study(Path("small.yaml"))
+    own = [cell for cell in cells if cell.axes.get("noise") == "clean"]
+    accuracies = {("oracle", 0): 0.9, ("reinforce", 0): 0.8, ("oracle", 1): 0.5, ("reinforce", 1): 0.7}
+    found = {
+        cell.key: ((cell.seed, 0.4 + 0.1 * (cell.method == "oracle" and cell.seed)), {"accuracy": accuracies[cell.method, cell.seed]})
+        for cell in own
+    }
+    (difference,) = study_report._table(study_file["tables"]["methods"], own, found)["comparisons"]
+    assert (difference["n"], difference["mean"]) == (1, pytest.approx(0.1))
