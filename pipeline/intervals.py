@@ -49,15 +49,20 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def paired(a: dict[Seed, float], b: dict[Seed, float]) -> dict[str, Any] | None:
-    """Mean of a - b over the seeds that both have, with its bootstrap interval and how often a is higher; None without a common seed."""
+    """Mean of a - b over the seeds that both have, with its bootstrap interval, how often a is higher, and the two-sided sign test's p
+    without ties, which one collapsed run cannot move far; None without a common seed."""
+    from scipy import stats
+
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return None
     differences = [a[seed] - b[seed] for seed in seeds]
+    wins, losses = sum(difference > 0 for difference in differences), sum(difference < 0 for difference in differences)
     return {
         "mean": float(np.mean(differences)),
         "ci95": bootstrap(differences),
-        "wins": sum(difference > 0 for difference in differences),
+        "wins": wins,
+        "sign_p": float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
         "n": len(seeds),
     }
 

@@ -185,7 +185,7 @@ def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator
                     yield f"- {where}{': ' * bool(where)}{c['a']} takes {_number(c, 0, 100)} % of the way from {c['b']} (n = {c['n']})"
                 else:
                     text = _number(c, digits, scale)
-                    yield f"- {where}{': ' * bool(where)}{c['a']} - {c['b']} = {text}; higher in {c['wins']} of {c['n']} seeds"
+                    yield f"- {where}{': ' * bool(where)}{c['a']} - {c['b']} = {text}; higher in {c['wins']} of {c['n']} seeds (sign test p = {c['sign_p']:.2g})"
         yield f"\n![{name}]({path.stem}_{name}.png)"
 
 

@@ -29,6 +29,8 @@ def test_pairs_use_common_seeds_only() -> None:
     result = paired({0: 0.9, 1: 0.7, 2: 0.8, 5: 0.0}, {0: 0.8, 1: 0.8, 2: 0.5, 7: 1.0})
     assert result["mean"] == pytest.approx(0.1) and (result["wins"], result["n"]) == (2, 3)
     assert paired({0: 1.0}, {1: 1.0}) is None
+    one_sided = paired(dict.fromkeys(range(8), 0.0) | {8: 1.0}, dict.fromkeys(range(8), 0.1) | {8: 1.0})  # eight losses and a tie
+    assert one_sided["sign_p"] == pytest.approx(2 / 2**8)
 
 
 def test_headroom_share_of_a_method_half_way() -> None:
