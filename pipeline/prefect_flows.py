@@ -2,7 +2,8 @@
 
 `prefect.yaml` deploys them, `python -m pipeline.flow` runs the first from the command line. DVC decides what is stale: a clean stage becomes
 state Cached without a process, any other runs as `dvc repro --single-item` and ends as Ran, Restored (DVC had its outputs already) or
-Failed, with the end of its log as the message; stages downstream of a failure are Skipped. Only a stage that exits with code 75 is tried again. Runs of one checkout take turns.
+Failed, with the end of its log as the message; stages downstream of a failure are Skipped. Only a stage that exits with code 75 is tried
+again. Runs of one checkout take turns.
 """
 
 from __future__ import annotations
