@@ -13,7 +13,10 @@ Seed = Hashable  # whatever names what two results share
 
 
 def bootstrap(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
-    """Bias-corrected accelerated bootstrap interval (Efron 1987) of the mean of independent values; None for fewer than three."""
+    """Bias-corrected accelerated bootstrap interval (Efron 1987) of the mean of independent values; None for fewer than three.
+
+    Of few values it is too narrow: a 95 % interval covers the mean of about 70 % of samples of three, 83 % of five, 91 % of fourteen.
+    """
     from scipy import stats
 
     if len(values) < 3:

@@ -154,7 +154,10 @@ def _number(result: dict[str, Any], digits: int, scale: float) -> str:
 def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator[str]:
     yield f"# Study {path.stem}\n"
     yield f"{study.get('description', '').strip()}\n"
-    yield f"Written by `python -m pipeline.study {path.as_posix()}`. Means over seeds with bootstrap 95 % intervals; IQM is the mean of the middle half."
+    yield (
+        f"Written by `python -m pipeline.study {path.as_posix()}`. Means over seeds with bootstrap 95 % intervals (of five seeds too narrow:\n"
+        "they cover the mean 83 % of the time, of fourteen 91 %); IQM is the mean of the middle half."
+    )
     for name, table in tables.items():
         shown = [metric for metric in table["metrics"] if any(metric in row["metrics"] for row in table["rows"])]
         yield f"\n## {table['title'] or name}\n"

@@ -6,12 +6,14 @@ import pytest
 from pipeline.intervals import bootstrap, headroom_share, interquartile_mean, paired, summary
 
 
-def test_bootstrap_intervals_cover_the_mean(monkeypatch) -> None:
+@pytest.mark.parametrize(("count", "at_least", "at_most"), [(5, 0.76, 0.9), (14, 0.86, 0.97), (20, 0.88, 0.98)])
+def test_bootstrap_intervals_cover_the_mean(monkeypatch, count, at_least, at_most) -> None:
+    """95 % of many values; less of few skewed ones, as `bootstrap` and the reports say."""
     monkeypatch.setattr("pipeline.intervals.RESAMPLES", 999)
-    draws = np.random.default_rng(0).gamma(2.0, 1.0, size=(300, 20))  # skewed, mean 2
+    draws = np.random.default_rng(0).gamma(2.0, 1.0, size=(300, count))  # skewed, mean 2
     found = [bootstrap(row.tolist()) for row in draws]
     coverage = np.mean([low <= 2.0 <= high for low, high in found])
-    assert 0.89 <= coverage <= 0.98  # 95 %, a little less at 20 skewed values
+    assert at_least <= coverage <= at_most
     narrow = np.mean([high - low for low, high in (bootstrap(row.tolist(), confidence=0.5) for row in draws[:20])])
     assert narrow < 0.6 * np.mean([high - low for low, high in found[:20]])
 

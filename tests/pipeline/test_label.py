@@ -1,4 +1,6 @@
-"""Labels: wrong references are wrong, however answers are spelled."""
+"""Labels: wrong references are wrong, however answers are spelled, as many as asked for, the same for a seed."""
+
+import math
 
 import pytest
 
@@ -27,3 +29,21 @@ def test_a_wrong_reference_is_another_option(tmp_path, monkeypatch, letters):
         changed
     )
     assert metrics["train/label_accuracy"] == pytest.approx(1 - len(changed) / 60)
+
+
+def test_wrong_references_hit_their_rate_and_depend_on_the_seed_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    count, rate = 2000, 0.4
+    rows = [{"id": f"{n}", "question": "Which?", "answer": f"{'ABCD'[n % 4]}. text {n}"} for n in range(count)]
+
+    def wrong(seed: int, order: int) -> set[str]:
+        for split in ("train", "test"):
+            write_jsonl(tmp_path / f"data/prepared/{split}.jsonl", rows[::order])
+        config = {"source": "clean", "wrong_reference_rate": rate, "seed": seed}
+        label.run(Params(domain="science", prepare={"dataset": "mine.jsonl"}, label=config, base={"source": "none"}), None)
+        return {row["id"] for row in read_jsonl(tmp_path / "data/labels/train.jsonl") if row["label"] != row["clean"]}
+
+    first = wrong(seed=0, order=1)
+    assert len(first) / count == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / count))
+    assert wrong(seed=0, order=-1) == first
+    assert len(wrong(seed=1, order=1) & first) / count == pytest.approx(rate**2, abs=0.05)
