@@ -11,29 +11,24 @@ never run again, so that a study can be stopped at any time and goes on later. T
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.records import Record
 from pipeline.runs import read_json
 from pipeline.stage import TELEMETRY_OFF, read_jsonl, write_json
-from vrpo.config import Params, UserError, load_params, overlay, resolve_params
+from pipeline.study_file import UNDECIDED, Cell, cell_key, digest, load_study
+from vrpo.config import Params, UserError
 
 REPORTS, WORK = Path("data/reports/study"), Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder
-UNDECIDED = {"profile", "methods", "seeds", "report"}  # parameters that do not touch a cell's result
 INPUTS = {  # of each stage: its sections of the parameters and the stages it reads
     "prepare": (("domain", "prepare"), ()),
     "base": (("domain", "runtime", "prepare", "base"), ("prepare",)),
@@ -42,98 +37,20 @@ INPUTS = {  # of each stage: its sections of the parameters and the stages it re
     "reward": (("domain", "runtime", "generation", "reward"), ("prepare", "sft")),
 }
 CELL = ("prepare", "label", "sft", "reward")  # what a cell reads
-SEEDED = ("base", "label", "sft", "reward")  # sections that get the cell's seed: each seed has its own models and its own noise
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a study.
-
-    Attributes:
-        study: its file's name.
-        table: name of the table that asked for it.
-        axes: the value's name on each axis, method and noise among them.
-        method, seed: as in params.yaml.
-        params: everything else.
-        kind: "run", trained and evaluated; "critic", only the value warm-up and its Monte-Carlo check.
-        cold_start: accuracy that the cold start must have; a seed whose base model learned less says nothing about RL and is left out.
-    """
-
-    study: str
-    table: str
-    axes: dict[str, str]
-    method: str
-    seed: int
-    params: Params
-    kind: str
-    cold_start: float
-
-    @property
-    def key(self) -> str:
-        """Names the result after everything that decides it."""
-        return _key(self.kind, self.method, self.seed, self.params)
-
-    @property
-    def name(self) -> str:
-        """For people: the values on its axes and the seed."""
-        return f"{', '.join(self.axes.values())}, seed {self.seed}"
-
-
-def load_study(path: Path) -> tuple[dict[str, Any], list[Cell]]:
-    """Read a study and expand its tables.
-
-    Raises:
-        UserError: a key is unknown or missing, or a cell's parameters are impossible; the cell is named.
-    """
-    try:
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a study ({error})") from None
-    for name, table in study["tables"].items():
-        if unknown := table.keys() - {"title", "axes", "seeds", "params", "kind", "pairs", "reference", "metrics"}:
-            raise UserError(f"{path}: tables.{name}: unknown key {', '.join(sorted(unknown))}")
-    cells = [cell for name, table in study["tables"].items() for cell in _expand(study, name, table, str(path))]
-    return study, cells
-
-
-def _expand(study: dict[str, Any], name: str, table: dict[str, Any], origin: str) -> Iterator[Cell]:
-    common = load_params(domain=study.get("domain")).model_dump(exclude={"profile", "methods", "seeds"})
-    common = overlay(overlay(common, study.get("params") or {}), table.get("params") or {})
-    axes = table["axes"]
-    for seed, *values in itertools.product(table["seeds"], *axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        raw, method = common, "ppo"
-        for axis, value in chosen.items():
-            changes = dict(axes[axis][value] or {})
-            method = changes.pop("method", method)
-            raw = overlay(raw, changes)
-        for section in SEEDED:
-            raw = overlay(raw, {section: {"seed": seed}})
-        where = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
-        params = resolve_params(raw | {"methods": [method], "seeds": [seed]}, f"{origin}: tables.{name}: {where}")
-        yield Cell(Path(origin).stem, name, chosen, method, seed, params, table.get("kind", "run"), study.get("cold_start", 0.0))
-
-
-def _key(kind: str, method: str, seed: int, params: Params) -> str:
-    return _digest([kind, method, seed, params.model_dump(exclude=UNDECIDED)])
-
-
-def _digest(value: Any) -> str:
-    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def finished(path: Path) -> dict[str, dict[str, Any]]:
     """The lines of a study's finished cells by key. Parameters that did not exist when a cell ran count with their defaults."""
     file = REPORTS / f"{path.stem}.jsonl"
     lines = read_jsonl(file) if file.exists() else []
-    return {_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"])): line for line in lines}
+    return {cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"])): line for line in lines}
 
 
 def folder_of(stage: str, params: Params) -> Path:
     """Where a stage's outputs lie; cells with the same parameters up to there share them."""
     sections, upstream = INPUTS[stage]
     values = params.model_dump(include=set(sections))
-    return WORK / f"{stage}-{_digest([values, *(folder_of(other, params).name for other in upstream)])}"
+    return WORK / f"{stage}-{digest([values, *(folder_of(other, params).name for other in upstream)])}"
 
 
 def run_stage(stage: str, params: Params, root: str) -> None:
@@ -242,7 +159,9 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = No
 
     from tqdm import tqdm
 
-    _, cells = load_study(path)
+    study, cells = load_study(path)
+    if unknown := [name for name in tables if name not in study.tables]:
+        raise UserError(f"--table {unknown[0]}: not in {path}; use {', '.join(study.tables)}")
     done = finished(path)
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
@@ -271,8 +190,8 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = No
                     failed += 1
                     tqdm.write(f"failed: {error}", file=sys.stderr)
                 elif made is None:
-                    with (REPORTS / f"{path.stem}.jsonl").open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(future.result()) + "\n")
+                    with (REPORTS / f"{path.stem}.jsonl").open("ab", buffering=0) as file:  # in one piece: a kill leaves no half line
+                        file.write(f"{json.dumps(future.result())}\n".encode())
                     bar.update()
     _send_records()
     return failed

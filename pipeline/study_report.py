@@ -11,35 +11,11 @@ from pipeline.figures import RC, style
 from pipeline.intervals import headroom_share, paired, summary
 from pipeline.runs import area, is_number
 from pipeline.stage import write_atomically, write_json
-from pipeline.study import REPORTS, Cell, finished, load_study
+from pipeline.study import REPORTS, finished
+from pipeline.study_file import METRICS, Cell, Study, Table, load_study
 
 Origin = tuple[int, float]  # of a run: its seed and its cold start's accuracy
 COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
-
-# Each metric: how to read it from a cell's line, decimals and scale in tables.
-METRICS: dict[str, tuple[str, int, float]] = {
-    "accuracy": ("final accuracy (%)", 1, 100),
-    "held_out": ("final held-out accuracy (%)", 1, 100),
-    "best": ("best held-out accuracy (%)", 1, 100),
-    "peak": ("iteration of the best", 0, 1),
-    "area": ("area under the learning curve (%)", 1, 100),
-    "collapsed": ("collapsed (%)", 0, 100),
-    "length_inflation": ("length inflation (x)", 2, 1),
-    "proxy_gap": ("proxy gap (points)", 1, 100),
-    "noise_share": ("noise in advantage variance (%)", 0, 100),
-    "noise_variance": ("noise variance of advantages", 4, 1),
-    "ev_observed": ("explained variance, observed", 2, 1),
-    "ev_clean": ("explained variance, clean", 2, 1),
-    "corr_mc_start": ("corr. with Monte-Carlo, start", 2, 1),
-    "corr_mc_end": ("corr. with Monte-Carlo, end", 2, 1),
-    "mse_mc": ("squared error against Monte-Carlo", 3, 1),
-    "slope_mc": ("slope against Monte-Carlo", 3, 1),
-    "active_units": ("active latent units", 1, 1),
-    "seconds": ("seconds of training", 0, 1),
-    "rollouts": ("rollouts", 0, 1),
-}
-RUN = ("accuracy", "best", "area", "collapsed", "length_inflation", "proxy_gap", "corr_mc_start", "corr_mc_end", "ev_clean")
-CRITIC = ("corr_mc_start", "slope_mc", "mse_mc", "seconds")
 
 
 def measures(line: dict[str, Any]) -> dict[str, float]:
@@ -82,7 +58,7 @@ def write(path: Path) -> None:
     """Write everything for the study at `path`; cells that are not there yet are counted."""
     study, cells = load_study(path)
     lines, tables = finished(path), {}
-    for name, table in study["tables"].items():
+    for name, table in study.tables.items():
         own = [cell for cell in cells if cell.table == name]
         known = {cell.key: lines[cell.key] for cell in own if cell.key in lines}
         cold = {cell.seed: start for cell in own if cell.key in known and (start := _cold_start(known[cell.key])) < cell.cold_start}
@@ -94,9 +70,9 @@ def write(path: Path) -> None:
     write_atomically(REPORTS / f"{path.stem}.md", "\n".join(_page(path, study, tables)) + "\n")
 
 
-def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, tuple[Origin, dict[str, float]]]) -> dict[str, Any]:
+def _table(table: Table, cells: list[Cell], found: dict[str, tuple[Origin, dict[str, float]]]) -> dict[str, Any]:
     """Rows (one a combination of the axes' values, each metric summarised over seeds) and paired comparisons."""
-    names = tuple(table.get("metrics") or (CRITIC if table.get("kind") == "critic" else RUN))
+    names = table.shown
     groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]] = {tuple(cell.axes.values()): {} for cell in cells}
     for cell in cells:
         if cell.key in found:
@@ -107,8 +83,8 @@ def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, tuple[Orig
         values = {name: [own[name] for own in runs.values() if name in own] for name in names}
         rows.append({"axes": list(place), "metrics": {name: summary(known) for name, known in values.items() if known}})
     return {
-        "title": table.get("title", ""),
-        "axes": list(table["axes"]),
+        "title": table.title,
+        "axes": list(table.axes),
         "metrics": names,
         "rows": rows,
         "comparisons": list(_comparisons(table, groups, names[0])),
@@ -118,27 +94,24 @@ def _table(table: dict[str, Any], cells: list[Cell], found: dict[str, tuple[Orig
     }
 
 
-def _comparisons(
-    table: dict[str, Any], groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]], metric: str
-) -> Iterator[dict[str, Any]]:
+def _comparisons(table: Table, groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]], metric: str) -> Iterator[dict[str, Any]]:
     """Paired differences for each of the table's `pairs` (two values of its last axis), and shares of the oracle's headroom.
 
     Only cells that began from the same models are paired.
     """
-    axes = table["axes"]
-    *others, last = axes
-    for place in itertools.product(*(axes[axis] for axis in others)):
+    *others, last = table.axes.values()
+    for place in itertools.product(*others):
 
         def seeds(value: str, place: tuple[str, ...] = place) -> dict[Origin, float]:
             own = groups.get((*place, value), {})
             return {origin: row[metric] for origin, row in own.items() if metric in row}
 
-        for a, b in table.get("pairs") or []:
+        for a, b in table.pairs:
             if result := paired(seeds(a), seeds(b)):
                 yield {"kind": "difference", "where": list(place), "a": a, "b": b, "metric": metric, **result}
-        if table.get("reference"):
-            floor, ceiling = table["reference"]
-            for value in axes[last]:
+        if table.reference:
+            floor, ceiling = table.reference
+            for value in last:
                 if value not in (floor, ceiling) and (result := headroom_share(seeds(value), seeds(floor), seeds(ceiling))):
                     yield {"kind": "headroom", "where": list(place), "a": value, "b": f"{floor} to {ceiling}", "metric": metric, **result}
 
@@ -151,9 +124,9 @@ def _number(result: dict[str, Any], digits: int, scale: float) -> str:
     return text
 
 
-def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator[str]:
+def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
     yield f"# Study {path.stem}\n"
-    yield f"{study.get('description', '').strip()}\n"
+    yield f"{study.description.strip()}\n"
     yield (
         f"Written by `python -m pipeline.study {path.as_posix()}`. Means over seeds with bootstrap 95 % intervals (of five seeds too narrow:\n"
         "they cover the mean 83 % of the time, of fourteen 91 %); IQM is the mean of the middle half."
@@ -164,7 +137,7 @@ def _page(path: Path, study: dict[str, Any], tables: dict[str, Any]) -> Iterator
         yield f"{table['finished']} of {table['cells']} cells are finished; {table['seeds']} seeds.\n"
         if table["left_out"]:
             seeds = ", ".join(f"{seed} ({100 * start:.0f} %)" for seed, start in sorted(table["left_out"].items()))
-            yield f"Left out, whatever came of them, because their cold start is below {100 * study['cold_start']:.0f} %: seed {seeds}.\n"
+            yield f"Left out, whatever came of them, because their cold start is below {100 * study.cold_start:.0f} %: seed {seeds}.\n"
         if not table["finished"]:
             continue
         yield "| " + " | ".join([*table["axes"], "n", *(METRICS[metric][0] for metric in shown), f"IQM of {shown[0]}"]) + " |"

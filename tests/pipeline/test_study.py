@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import study, study_report
+from pipeline import study, study_file, study_report
 from pipeline.flow import prefect_environment
 from pipeline.records import read_events
 from pipeline.stage import write_json
@@ -50,13 +50,13 @@ def test_inputs_are_those_of_the_graph() -> None:
 
 
 def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
-    _, cells = study.load_study(Path("small.yaml"))
+    _, cells = study_file.load_study(Path("small.yaml"))
     assert len(cells) == 10 and len({cell.key for cell in cells}) == 10
     assert {(cell.axes.get("noise"), cell.method, cell.seed) for cell in cells if cell.table == "methods"} == {
         (noise, method, seed) for noise in NOISES for method in METHODS for seed in (0, 1)
     }
     for cell in cells:
-        assert {getattr(cell.params, section).seed for section in study.SEEDED} == {cell.seed}
+        assert {getattr(cell.params, section).seed for section in study_file.SEEDED} == {cell.seed}
     clean, flip = (next(c for c in cells if c.axes.get("noise") == noise and c.seed == 0) for noise in NOISES)
     for stage in ("prepare", "base", "sft", "reward"):
         assert study.folder_of(stage, clean.params) == study.folder_of(stage, flip.params)
@@ -64,9 +64,9 @@ def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
 
 
 def test_results_outlive_parameters_that_came_later(home) -> None:
-    _, cells = study.load_study(Path("small.yaml"))
+    _, cells = study_file.load_study(Path("small.yaml"))
     cell, file = cells[0], home / "data/reports/study/small.jsonl"
-    params = cell.params.model_dump(exclude=study.UNDECIDED)
+    params = cell.params.model_dump(exclude=study_file.UNDECIDED)
     line = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params}
     file.parent.mkdir(parents=True)
     del params["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
@@ -77,16 +77,42 @@ def test_results_outlive_parameters_that_came_later(home) -> None:
     assert cell.key not in study.finished(Path("small.yaml"))
 
 
-def test_mistakes_in_a_study_name_the_cell(home) -> None:
-    for change, message in (
-        ({"axes": {"method": {"odd": {"train": {"iterationz": 3}}}}}, r"tables.methods: method odd: train.iterationz: unknown key"),
-        ({"axis": {}}, "tables.methods: unknown key axis"),
-    ):
-        broken = yaml.safe_load(Path("small.yaml").read_text())
-        broken["tables"]["methods"] |= change
-        Path("broken.yaml").write_text(yaml.safe_dump(broken))
-        with pytest.raises(UserError, match=message):
-            study.load_study(Path("broken.yaml"))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axes": {"method": {"odd": {"train": {"iterationz": 3}}}}, "pairs": []}, "methods: method odd: train.iterationz: unknown key"),
+        ({"axis": {}}, "tables.methods.axis: Extra inputs are not permitted"),
+        ({"seeds": []}, "tables.methods.seeds: List should have at least 1 item"),
+        ({"axes": {"method": ["ppo", "vrpo"]}}, "tables.methods.axes.method: Input should be a valid dictionary"),
+        (
+            {"pairs": [["oracle", "reinforc"]]},
+            "tables.methods: .*unknown value of method, the last axis, 'reinforc'; use reinforce, oracle",
+        ),
+        ({"reference": ["flip", "oracle"]}, "tables.methods: .*unknown value of method, the last axis, 'flip'"),
+        ({"metrics": ["accuracy", "bets"]}, "tables.methods: .*unknown metric, 'bets'; use accuracy, "),
+    ],
+)
+def test_mistakes_in_a_study_name_their_place(home, change, message) -> None:
+    broken = yaml.safe_load(Path("small.yaml").read_text())
+    broken["tables"]["methods"] |= change
+    Path("broken.yaml").write_text(yaml.safe_dump(broken, sort_keys=False))
+    with pytest.raises(UserError, match=message):
+        study_file.load_study(Path("broken.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("- 1", "the file: "), ("description: x", "tables: Field required"), ("{", "cannot be read")]
+)
+def test_what_is_no_study_is_refused(home, text, message) -> None:
+    Path("broken.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"broken.yaml: {message}"):
+        study_file.load_study(Path("broken.yaml"))
+
+
+def test_an_unknown_table_is_refused_before_any_work(home) -> None:
+    with pytest.raises(UserError, match="--table critic: not in small.yaml; use methods, critics"):
+        study.run(Path("small.yaml"), jobs=1, minutes=1, tables=["critic"])
+    assert not (home / "data").exists()
 
 
 def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
@@ -129,12 +155,12 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
 def test_seeds_with_a_poor_cold_start_are_left_out_and_named(home) -> None:
     small = yaml.safe_load(Path("small.yaml").read_text())
     del small["tables"]["critics"]
-    Path("small.yaml").write_text(yaml.safe_dump(small | {"cold_start": 0.4}))
-    _, cells = study.load_study(Path("small.yaml"))
+    Path("small.yaml").write_text(yaml.safe_dump(small | {"cold_start": 0.4}, sort_keys=False))
+    _, cells = study_file.load_study(Path("small.yaml"))
     lines = []
     for cell in cells:
         start = 0.3 if cell.seed == 1 else 0.5
-        line = {"kind": "run", "method": cell.method, "seed": cell.seed, "params": cell.params.model_dump(exclude=study.UNDECIDED)}
+        line = {"kind": "run", "method": cell.method, "seed": cell.seed, "params": cell.params.model_dump(exclude=study_file.UNDECIDED)}
         run = {
             "accuracy": {"mean": 0.9},
             "critic": None,
@@ -156,7 +182,7 @@ def test_seeds_with_a_poor_cold_start_are_left_out_and_named(home) -> None:
 
 
 def test_a_cell_on_a_poor_cold_start_is_not_trained(home) -> None:
-    cell = study.load_study(Path("small.yaml"))[1][0]
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
     for stage in ("label", "sft", "reward"):
         write_json(home / study.folder_of(stage, cell.params) / study.METRICS, {"accuracy": 0.2})
     line = study.run_cell(replace(cell, cold_start=0.3), str(home))  # there is no model to train on
@@ -180,7 +206,7 @@ def test_two_dask_workers_come_to_the_numbers_of_one_process(home, monkeypatch) 
     content["tables"]["methods"]["seeds"] = [0]
     del content["tables"]["critics"]
     for name in ("serial", "dask"):
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     environment = {**os.environ, **prefect_environment(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", DASK], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -200,7 +226,7 @@ def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
     broken = yaml.safe_load(Path("small.yaml").read_text())
     broken["tables"]["methods"] |= {"seeds": [0], "axes": {"method": METHODS | {"bad": {"base": {"source": "no-such-folder"}}}}}
     del broken["tables"]["critics"]
-    Path("broken.yaml").write_text(yaml.safe_dump(broken))
+    Path("broken.yaml").write_text(yaml.safe_dump(broken, sort_keys=False))
     assert study.run(Path("broken.yaml"), jobs=2, minutes=10, tables=[]) == 1
     assert "no-such-folder" in capfd.readouterr().err
     assert len((home / "data/reports/study/broken.jsonl").read_text().splitlines()) == 2
@@ -209,7 +235,7 @@ def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
 def test_a_study_may_name_its_domain(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     (tmp_path / "s.yaml").write_text("domain: science\ntables: {t: {title: x, seeds: [0], axes: {method: {ppo: {method: ppo}}}}}")
-    _, (cell,) = study.load_study(tmp_path / "s.yaml")
+    _, (cell,) = study_file.load_study(tmp_path / "s.yaml")
     assert cell.params.domain == "science"
     assert cell.params.label.votes == yaml.safe_load(Path("params.yaml").read_text())["domains"]["science"]["label"]["votes"]
 
@@ -224,7 +250,7 @@ def test_a_run_s_measures_tell_its_best_moment_and_its_collapse() -> None:
 
 def test_only_runs_from_the_same_models_are_paired(home) -> None:
     """Seed 1's oracle ran on another processor, where the same seed made another base model."""
-    study_file, cells = study.load_study(Path("small.yaml"))
+    content, cells = study_file.load_study(Path("small.yaml"))
     own = [cell for cell in cells if cell.axes.get("noise") == "clean"]
     accuracies = {("oracle", 0): 0.9, ("reinforce", 0): 0.8, ("oracle", 1): 0.5, ("reinforce", 1): 0.7}
     starts = {("oracle", 0): 0.4, ("reinforce", 0): 0.4, ("oracle", 1): 0.5, ("reinforce", 1): 0.4}
@@ -235,5 +261,5 @@ def test_only_runs_from_the_same_models_are_paired(home) -> None:
         )
         for cell in own
     }
-    (difference,) = study_report._table(study_file["tables"]["methods"], own, found)["comparisons"]
+    (difference,) = study_report._table(content.tables["methods"], own, found)["comparisons"]
     assert (difference["n"], difference["mean"]) == (1, pytest.approx(0.1))
