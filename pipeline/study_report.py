@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.figures import RC, style
 from pipeline.intervals import headroom_share, paired, summary
 from pipeline.runs import area, is_number
 from pipeline.stage import write_atomically, write_json
 from pipeline.study import REPORTS, finished
+from pipeline.study_figures import draw
 from pipeline.study_file import METRICS, Cell, Study, Table, load_study
 
 Origin = tuple[int, float]  # of a run: its seed and its cold start's accuracy
+Result = tuple[Origin, dict[str, float], dict[float, float]]  # of a cell: origin, measures, held-out accuracy by rollouts
 COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
 
 
@@ -54,6 +55,12 @@ def _origin(cell: Cell, line: dict[str, Any]) -> Origin:
     return cell.seed, round(_cold_start(line), 3)
 
 
+def _result(cell: Cell, line: dict[str, Any]) -> Result:
+    log = line.get("log") or {"rollouts": [], "validation/accuracy": []}
+    curve = {x: y for x, y in zip(log["rollouts"], log["validation/accuracy"], strict=True) if y is not None}
+    return _origin(cell, line), measures(line), curve
+
+
 def write(path: Path) -> None:
     """Write everything for the study at `path`; cells that are not there yet are counted."""
     study, cells = load_study(path)
@@ -63,25 +70,34 @@ def write(path: Path) -> None:
         known = {cell.key: lines[cell.key] for cell in own if cell.key in lines}
         cold = {cell.seed: start for cell in own if cell.key in known and (start := _cold_start(known[cell.key])) < cell.cold_start}
         own = [cell for cell in own if cell.seed not in cold]
-        found = {cell.key: (_origin(cell, known[cell.key]), measures(known[cell.key])) for cell in own if cell.key in known}
+        found = {cell.key: _result(cell, known[cell.key]) for cell in own if cell.key in known}
         tables[name] = _table(table, own, found) | {"left_out": cold}
     write_json(REPORTS / f"{path.stem}.json", {"study": path.stem, "tables": tables})
-    _draw(path.stem, tables)
+    draw(path.stem, tables, REPORTS)
     write_atomically(REPORTS / f"{path.stem}.md", "\n".join(_page(path, study, tables)) + "\n")
 
 
-def _table(table: Table, cells: list[Cell], found: dict[str, tuple[Origin, dict[str, float]]]) -> dict[str, Any]:
+def _table(table: Table, cells: list[Cell], found: dict[str, Result]) -> dict[str, Any]:
     """Rows (one a combination of the axes' values, each metric summarised over seeds) and paired comparisons."""
     names = table.shown
     groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]] = {tuple(cell.axes.values()): {} for cell in cells}
+    curves: dict[tuple[str, ...], list[dict[float, float]]] = {place: [] for place in groups}
     for cell in cells:
         if cell.key in found:
-            origin, measured = found[cell.key]
+            origin, measured, curve = found[cell.key]
             groups[tuple(cell.axes.values())][origin] = measured
+            curves[tuple(cell.axes.values())].append(curve)
     rows = []
     for place, runs in groups.items():
         values = {name: [own[name] for own in runs.values() if name in own] for name in names}
-        rows.append({"axes": list(place), "metrics": {name: summary(known) for name, known in values.items() if known}})
+        rows.append(
+            {
+                "axes": list(place),
+                "metrics": {name: summary(known) for name, known in values.items() if known},
+                "seeds": values[names[0]],
+                "curve": _mean_curve(curves[place]),
+            }
+        )
     return {
         "title": table.title,
         "axes": list(table.axes),
@@ -92,6 +108,13 @@ def _table(table: Table, cells: list[Cell], found: dict[str, tuple[Origin, dict[
         "finished": sum(cell.key in found for cell in cells),
         "seeds": len({cell.seed for cell in cells}),
     }
+
+
+def _mean_curve(curves: list[dict[float, float]]) -> dict[str, list[float]] | None:
+    """Mean over runs wherever all were measured; None for fits without a run."""
+    shared = sorted(set.intersection(*map(set, curves))) if curves else []
+    means = [sum(curve[x] for curve in curves) / len(curves) for x in shared]
+    return {"rollouts": shared, "accuracy": [round(mean, 4) for mean in means]} if shared else None
 
 
 def _comparisons(table: Table, groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]], metric: str) -> Iterator[dict[str, Any]]:
@@ -129,7 +152,8 @@ def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
     yield f"{study.description.strip()}\n"
     yield (
         f"Written by `python -m pipeline.study {path.as_posix()}`. Means over seeds with bootstrap 95 % intervals (of five seeds too narrow:\n"
-        "they cover the mean 83 % of the time, of fourteen 91 %); IQM is the mean of the middle half."
+        "they cover the mean 83 % of the time, of fourteen 91 %); IQM is the mean of the middle half.\n"
+        "In the figures each stroke is a seed, each marker a mean; below, how the runs learned, mean over seeds; variants of a method are dashed."
     )
     for name, table in tables.items():
         shown = [metric for metric in table["metrics"] if any(metric in row["metrics"] for row in table["rows"])]
@@ -163,37 +187,3 @@ def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
                     text = _number(c, digits, scale)
                     yield f"- {where}{': ' * bool(where)}{c['a']} - {c['b']} = {text}; higher in {c['wins']} of {c['n']} seeds (sign test p = {c['sign_p']:.2g})"
         yield f"\n![{name}]({path.stem}_{name}.png)"
-
-
-def _method(value: str) -> str:
-    """The first word of a value's name: variants of a method share its colour."""
-    return value.replace(",", " ").split()[0]
-
-
-def _draw(study: str, tables: dict[str, Any]) -> None:
-    """One figure a table: its first metric with intervals, a panel for each combination of the axes but the last."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(RC):
-        for name, table in tables.items():
-            metric = table["metrics"][0]
-            rows = [row for row in table["rows"] if metric in row["metrics"]]
-            panels = list(dict.fromkeys(tuple(row["axes"][:-1]) for row in rows))
-            if not panels:
-                continue
-            values = list(dict.fromkeys(row["axes"][-1] for row in rows))
-            label, _, scale = METRICS[metric]
-            figure = Figure(figsize=(2.2 + 2.3 * len(panels), 1.2 + 0.28 * len(values)), layout="constrained")
-            for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, sharex=True, squeeze=False)[0], panels, strict=True):
-                for row in rows:
-                    if tuple(row["axes"][:-1]) == panel:
-                        found, place = row["metrics"][metric], len(values) - values.index(row["axes"][-1])
-                        color, marker = style(_method(row["axes"][-1]), list(map(_method, values)))
-                        axes.plot(scale * found["mean"], place, marker, color=color, markersize=5)
-                        if found["ci95"]:
-                            axes.plot([scale * bound for bound in found["ci95"]], [place, place], color=color, linewidth=1.8)
-                axes.set_title(", ".join(panel) or " ")
-                axes.set_yticks(range(len(values), 0, -1), values)
-                axes.set_xlabel(label)
-            figure.savefig(REPORTS / f"{study}_{name}.png", dpi=130, metadata={"Software": None})

@@ -142,12 +142,12 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
     assert report["finished"] == report["cells"] == 8
     for row in report["rows"]:
         noise, method = row["axes"]
-        accuracies = [
-            line["accuracy"]["mean"]
-            for line in lines
-            if line["kind"] == "run" and line["method"] == method and (line["noise"]["false_positive_rate"] == 0.2) == (noise == "flip")
-        ]
-        assert row["metrics"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
+        own = [line for line in lines if line["kind"] == "run" and line["method"] == method]
+        own = [line for line in own if (line["noise"]["false_positive_rate"] == 0.2) == (noise == "flip")]
+        accuracies = [line["accuracy"]["mean"] for line in own]
+        assert row["metrics"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2) and sorted(row["seeds"]) == sorted(accuracies)
+        last = sum(line["log"]["validation/accuracy"][-1] for line in own) / 2
+        assert (row["curve"]["rollouts"][-1], row["curve"]["accuracy"][-1]) == (own[0]["rollouts"], pytest.approx(last, abs=1e-4))
     assert "oracle - reinforce" in (home / "data/reports/study/small.md").read_text()
     assert (home / "data/reports/study/small_methods.png").stat().st_size > 5000
 
@@ -258,6 +258,7 @@ def test_only_runs_from_the_same_models_are_paired(home) -> None:
         cell.key: (
             study_report._origin(cell, {"accuracy_init": starts[cell.method, cell.seed]}),
             {"accuracy": accuracies[cell.method, cell.seed]},
+            {},
         )
         for cell in own
     }
