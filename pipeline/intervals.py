@@ -72,16 +72,19 @@ def paired(a: dict[Seed, float], b: dict[Seed, float]) -> dict[str, Any] | None:
 
 def headroom_share(method: dict[Seed, float], floor: dict[Seed, float], ceiling: dict[Seed, float]) -> dict[str, Any] | None:
     """(mean method - mean floor) / (mean ceiling - mean floor) over common seeds, with a bootstrap interval that resamples seeds; None
-    where fewer than three seeds are common or there is no headroom."""
+    where fewer than three seeds are common or the interval of the headroom reaches zero: a share of what may be nothing has no bounds."""
     from scipy import stats
 
     seeds = sorted(method.keys() & floor.keys() & ceiling.keys())
     rows = [np.array([values[seed] for seed in seeds]) for values in (method, floor, ceiling)]
-    if len(seeds) < 3 or rows[2].mean() <= rows[1].mean():
+    headroom = bootstrap(list(rows[2] - rows[1]))
+    if headroom is None or headroom[0] <= 0:
         return None
 
     def share(m: Any, low: Any, high: Any, axis: int = -1) -> Any:
         return (m.mean(axis) - low.mean(axis)) / (high.mean(axis) - low.mean(axis))
 
-    found = stats.bootstrap(rows, share, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=0)
-    return {"mean": float(share(*rows)), "ci95": [float(bound) for bound in found.confidence_interval], "n": len(seeds)}
+    with np.errstate(divide="ignore", invalid="ignore"):  # rare resamples without headroom
+        found = stats.bootstrap(rows, share, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=0)
+    ci95 = [float(bound) for bound in found.confidence_interval]
+    return {"mean": float(share(*rows)), "ci95": ci95, "n": len(seeds)} if np.isfinite(ci95).all() else None
