@@ -126,6 +126,7 @@ class _Mirror:
                 getattr(self, f"_on_{event['event']}")(event)
             position += len(line)
         if closing and self.state["open"]:
+            self._flush(position)  # whoever sees a closed run may count on all of its points
             self._on_end({"status": "KILLED", "time": time.time()})
         if position != self.state["position"] or closing:
             self._flush(position)

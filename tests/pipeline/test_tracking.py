@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
+from pipeline import mirror, tracking
 from pipeline.records import Record, flatten, read_events
 from tests.pipeline.database import select
 from vrpo.config import Params, UserError
@@ -201,6 +201,16 @@ def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: 
     tracking.sync()
     assert runs()[0][1] == "FINISHED"
     assert set(points("loss")) == set(range(51))
+
+
+def test_a_killed_run_is_closed_after_its_last_points(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_run(last=5)
+    client, seen = mirror.connect(), []
+    terminate = client.set_terminated
+    monkeypatch.setattr(client, "set_terminated", lambda *arguments: (seen.append(points("loss")), terminate(*arguments)))
+    mirror.mirror(FILE, client, closing=True)
+    assert seen == [list(range(6))]
+    assert runs() == [(NAME, "KILLED")]
 
 
 def test_aborted_experiment_is_marked_though_its_folder_is_gone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
