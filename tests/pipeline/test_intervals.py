@@ -48,7 +48,8 @@ def test_no_share_of_a_headroom_that_may_be_nothing() -> None:
     floor, method = dict.fromkeys(range(5), 0.4), dict.fromkeys(range(5), 0.45)
     gaps = dict(enumerate([0.1, -0.09, 0.05, 0.0, 0.01]))  # positive on average only
     assert headroom_share(method, floor, {seed: 0.4 + gap for seed, gap in gaps.items()}) is None
-    gaps = dict(enumerate([0.1, 0.1, 0.1, 0.1, 0.0]))  # a resample of the last seed alone has none: the interval stays finite or there is none
+    # A resample of the last seed alone has no headroom: the interval stays finite or there is none.
+    gaps = dict(enumerate([0.1, 0.1, 0.1, 0.1, 0.0]))
     assert headroom_share(floor, floor, {seed: 0.4 + gap for seed, gap in gaps.items()}) is None
     result = headroom_share(method, floor, {seed: 0.4 + gap for seed, gap in gaps.items()})
     assert np.isfinite(result["ci95"]).all() and result["ci95"][0] <= result["mean"] == pytest.approx(0.05 / 0.08)
