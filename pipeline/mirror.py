@@ -126,7 +126,6 @@ class _Mirror:
                 getattr(self, f"_on_{event['event']}")(event)
             position += len(line)
         if closing and self.state["open"]:
-            self._flush(position)  # whoever sees a closed run may count on all of its points
             self._on_end({"status": "KILLED", "time": time.time()})
         if position != self.state["position"] or closing:
             self._flush(position)
@@ -150,6 +149,11 @@ class _Mirror:
 
     def _flush(self, position: int) -> None:
         """Send what has gathered, then note that everything before `position` is in MLflow."""
+        self._send()
+        self.state["position"] = position
+        write_json(self.side, self.state)
+
+    def _send(self) -> None:
         from mlflow.entities import Metric, RunTag
 
         for first in range(0, len(self.points), BATCH):
@@ -158,8 +162,6 @@ class _Mirror:
         for first in range(0, len(tags), 100):
             self.client.log_batch(self.state["run"], tags=tags[first : first + 100])
         self.points, self.tags = [], {}
-        self.state["position"] = position
-        write_json(self.side, self.state)
 
     def _on_start(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Param, ViewType
@@ -231,6 +233,7 @@ class _Mirror:
     def _on_end(self, event: dict[str, Any]) -> None:
         if "error" in event:
             self.tags["error"] = event["error"]
+        self._send()  # whoever sees a closed run may count on all that it holds
         self.client.set_terminated(self.state["run"], event["status"], _milliseconds(event))
         self.state["open"] = False
 

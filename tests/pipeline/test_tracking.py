@@ -203,14 +203,18 @@ def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: 
     assert set(points("loss")) == set(range(51))
 
 
-def test_a_killed_run_is_closed_after_its_last_points(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_a_run_is_closed_after_all_that_it_holds(workspace: Path, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     killed_run(last=5)
+    if status == "FAILED":
+        with FILE.open("a") as file:
+            file.write('\n{"event": "end", "time": 1, "status": "FAILED", "error": "ValueError: broken"}\n')
     client, seen = mirror.connect(), []
-    terminate = client.set_terminated
-    monkeypatch.setattr(client, "set_terminated", lambda *arguments: (seen.append(points("loss")), terminate(*arguments)))
+    terminate, errors = client.set_terminated, "SELECT value FROM tags WHERE key = 'error'"
+    monkeypatch.setattr(client, "set_terminated", lambda *rest: (seen.append((points("loss"), select(errors))), terminate(*rest)))
     mirror.mirror(FILE, client, closing=True)
-    assert seen == [list(range(6))]
-    assert runs() == [(NAME, "KILLED")]
+    assert seen == [(list(range(6)), [("ValueError: broken",)] if status == "FAILED" else [])]
+    assert runs() == [(NAME, status)]
 
 
 def test_aborted_experiment_is_marked_though_its_folder_is_gone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
