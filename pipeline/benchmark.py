@@ -129,13 +129,14 @@ def scores(task: Any, drawn: Any) -> dict[str, Any]:
 def run(params: Params, policy: Any, tokenizer: Any, model: str, name: str, rows: list[Row], samples: int) -> dict[str, Any]:
     """Sample and score one benchmark; returns the contents of its results file, which it writes."""
     from vrpo.evaluation import PolicySamples
+    from vrpo.generation import end_tokens
     from vrpo.tasks.loader import text_task
 
     task, start = text_task(BENCHMARKS[name].domain, tokenizer), time.perf_counter()
     drawn = PolicySamples.draw(policy, tokenizer, task, rows, samples, params.generation, params.evaluate.seed)
     seconds = time.perf_counter() - start
     lengths = [int(length) for rollout in drawn.rollouts for length in rollout.lengths]
-    ends = set(_end_tokens(policy, tokenizer))
+    ends = end_tokens(policy, tokenizer)
     cut = sum(
         int(ids[mask][-1]) not in ends
         for rollout in drawn.rollouts
@@ -162,14 +163,6 @@ def run(params: Params, policy: Any, tokenizer: Any, model: str, name: str, rows
     responses = [{"id": row["id"], "answer": row["answer"], "responses": texts} for row, texts in zip(rows, drawn.texts, strict=True)]
     stage.write_jsonl(folder / f"{name}.responses.jsonl", responses)
     return result
-
-
-def _end_tokens(policy: Any, tokenizer: Any) -> list[int]:
-    from vrpo.config import GenerationConfig
-    from vrpo.generation import generation_settings
-
-    ids = generation_settings(policy, tokenizer, GenerationConfig())["eos_token_id"]
-    return [ids] if isinstance(ids, int) else list(ids)
 
 
 def _load(source: str, params: Params) -> tuple[Any, Any]:

@@ -152,8 +152,8 @@ def _corrected_reward(params: Params, observed: Any, policy: Any, tokenizer: Any
 def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[Row], seed: int) -> Any:
     """Flip rates of the observed reward, from responses of the cold start that somebody checks."""
     from vrpo.evaluation import sample_texts, task_replies
+    from vrpo.rewards.calling import call_reward
     from vrpo.rewards.corrections import estimate_rates
-    from vrpo.scoring import call_reward
     from vrpo.seeding import stream
 
     rows = stream(problems, 0, params.reward.checked_samples, seed, "checked")
@@ -161,7 +161,8 @@ def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, t
     texts, _ = sample_texts(policy, tokenizer, prompts, 1, params.generation, seed=("checked", seed), reply=reply)
     responses = [text for (text,) in texts]
     return estimate_rates(
-        call_reward(observed, rows, responses, -1, [0] * len(rows)), task.verify(responses, [row["answer"] for row in rows])
+        call_reward(observed, rows, responses, -1, [0] * len(rows), params.train.reward_timeout),
+        task.verify(responses, [row["answer"] for row in rows]),
     )
 
 

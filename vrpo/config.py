@@ -28,6 +28,13 @@ class OutOfReach(UserError):
     """The hub does not answer: a mistake in a name, or an outage that may be over in a minute."""
 
 
+def shown(value: Any) -> str:
+    """A value and its type as errors show them, 80 characters of it at most."""
+    text = repr(value)
+    kind = "" if value is None or isinstance(value, str) else f" ({type(value).__name__})"
+    return (text if len(text) <= 80 else text[:77] + "...") + kind
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are immutable."""
 
@@ -173,6 +180,7 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False  # less memory for activations, one more forward pass
     lora: LoRAConfig | None = None
     checkpoint_every: Count = 1  # iterations between checkpoints
+    reward_timeout: Positive | None = None  # seconds that a reward may take over one batch of responses; None: no limit
     measure_every: Count = 4  # iterations between measurements of held-out accuracy and of the KL to the reference
     monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 192  # states at which the critic is checked; 0: never
     monte_carlo_samples: Count = 8

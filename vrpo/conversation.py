@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vrpo.config import UserError
-from vrpo.generation import generate, pad_prompts, spans
+from vrpo.generation import end_tokens, generate, pad_prompts, spans
 from vrpo.seeding import derive_seed
 from vrpo.types import Rollout
 
@@ -52,17 +52,20 @@ def _between(tokenizer: Any, template: str, message: str) -> tuple[int, ...]:
     return tuple(tokenizer(after, add_special_tokens=False)["input_ids"])
 
 
-def encode_turns(tokenizer: Any, messages: Sequence[str]) -> tuple[list[int], list[bool]]:
-    """Token ids of a dialogue after its prompt, and which of them the assistant wrote. `messages` begin with the assistant and alternate."""
-    bridge, eos = turn_bridge(tokenizer), tokenizer.eos_token_id
+def encode_turns(tokenizer: Any, messages: Sequence[str], model: Any = None) -> tuple[list[int], list[bool]]:
+    """Token ids of a dialogue after its prompt, and which of them the assistant wrote. `messages` begin with the assistant and alternate.
+
+    As in `converse`, the template's end of a turn gives way to the assistant's own, if it is one of `model`'s (see `end_tokens`).
+    """
+    bridge, ends = turn_bridge(tokenizer), end_tokens(model, tokenizer)
     ids: list[int] = []
     own: list[bool] = []
     for place, message in enumerate(messages):
         if place % 2:
             between = bridge(message)
-            between = between[1:] if between[:1] == [eos] else between
+            between = between[1:] if between and between[0] in ends else between
         else:
-            between = [*tokenizer(message, add_special_tokens=False)["input_ids"], eos]
+            between = [*tokenizer(message, add_special_tokens=False)["input_ids"], ends[0]]
         ids += between
         own += [place % 2 == 0] * len(between)
     return ids, own

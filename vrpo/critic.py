@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrpo.limits import check_tokens
 from vrpo.lora import without_lora
 from vrpo.losses import gaussian_kl
 from vrpo.states import backbone_states, response_states
@@ -157,13 +158,21 @@ class ValueModel(nn.Module):
 
     @torch.no_grad()
     def score(self, tokenizer: Any, texts: Sequence[str], prompt_tokens: Sequence[int] | None = None) -> list[list[float]]:
-        """Values of every prefix of each text: one number per token, V of the text up to and including it.
+        """Values of every prefix of each text: one number per token, V of the text up to and including it; none for a text without tokens.
 
         `prompt_tokens` is the number of each text's first tokens that are its prompt; it matters to a head with surprisal inputs.
+
+        Raises:
+            UserError: a text is longer than the backbone's positions or holds a token without an embedding.
         """
-        scores = []
-        for text, start in zip(texts, prompt_tokens or [0] * len(texts), strict=True):
-            ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=self.backbone.device)
+        scores: list[list[float]] = []
+        encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        check_tokens(self.backbone, [tokens or [0] for tokens in encoded], 0, "text", training=False)
+        for tokens, start in zip(encoded, prompt_tokens or [0] * len(texts), strict=True):
+            if not tokens:
+                scores.append([])
+                continue
+            ids = torch.tensor([tokens], device=self.backbone.device)
             written = torch.arange(ids.shape[1], device=ids.device)[None] >= start
             scores.append(self(ids, torch.ones_like(ids, dtype=torch.bool), response_mask=written).values[0].tolist())
         return scores

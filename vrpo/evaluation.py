@@ -12,6 +12,7 @@ import torch
 from vrpo.config import GenerationConfig
 from vrpo.conversation import Reply, converse, replies
 from vrpo.generation import decode, encode, generation_settings
+from vrpo.limits import check_prompts
 from vrpo.seeding import derive_seed
 from vrpo.types import Rollout
 
@@ -32,11 +33,16 @@ def sample_texts(
     Returns:
         texts, one list of `samples` per prompt, and the rollouts they come from: chunks of rows in the same order, samples
         of one prompt together.
+
+    Raises:
+        UserError: a prompt is nothing that the model can answer (see `check_prompts`).
     """
     from tqdm import tqdm
 
     settings = generation_settings(model, tokenizer, generation)
-    repeated = [ids for ids in encode(tokenizer, prompts) for _ in range(samples)]
+    encoded = encode(tokenizer, prompts)
+    check_prompts(model, tokenizer, encoded, generation.max_new_tokens)
+    repeated = [ids for ids in encoded for _ in range(samples)]
     texts: list[str] = []
     rollouts = []
     with tqdm(total=len(repeated), desc=progress, unit="response", disable=progress is None) as bar:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from vrpo.config import UserError
+from vrpo.limits import table_end
 from vrpo.prompts import TURN_SEPARATOR
 from vrpo.types import Rollout
 
@@ -58,6 +60,9 @@ def generate(
 
     Returns:
         Rollout on the CPU, T = the longest response.
+
+    Raises:
+        UserError: a text grows longer than a model with learned positions can read.
     """
     places = torch.arange(len(prompts)) if places is None else torch.tensor(list(places), dtype=torch.long)
     drawn = int(places.max()) + 1 if len(places) else 0
@@ -94,6 +99,7 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
     (ids, mask), prompt_of = _distinct(ids, mask)
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
     tokens, attention = ids, mask.long()
+    limit, width = table_end(model), ids.shape[1]
     for step in range(steps):
         output = model(
             input_ids=tokens, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
@@ -110,11 +116,17 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
         responses[alive, step] = chosen[running, 0]
         response_mask[alive, step] = True
         logprobs[alive, step] = distribution.gather(1, chosen)[running, 0]
+        if limit is not None and width + step >= limit and int(positions[running, -1].max()) + 1 >= limit:
+            raise UserError(
+                f"a text grew beyond the model's {limit} positions; lower generation.max_new_tokens or max_turns, or shorten prompts"
+            )
         running = running & ~torch.isin(chosen[:, 0], stops)
         left = int(running.sum())
         if left == 0:
             return responses[:, : step + 1], response_mask[:, : step + 1], logprobs[:, : step + 1]
         tokens, positions = chosen, positions[:, -1:] + 1
+        if limit is not None:
+            positions = positions.clamp(max=limit - 1)  # rows that have ended, until they are dropped
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if left < COMPACT_BELOW * len(rows):
             cache.batch_select_indices(running.nonzero().squeeze(1))
@@ -137,12 +149,25 @@ def _distinct(ids: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]
 
 def generation_settings(model, tokenizer, config) -> dict:
     """Keyword arguments of `generate` and `converse` other than the seed, from a model, its tokenizer and a `GenerationConfig`."""
-    eos = model.generation_config.eos_token_id
+    ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id
-    return config.model_dump(exclude={"max_turns"}) | {
-        "eos_token_id": tokenizer.eos_token_id if eos is None else eos,
-        "pad_token_id": tokenizer.eos_token_id if pad is None else pad,
-    }
+    return config.model_dump(exclude={"max_turns"}) | {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else pad}
+
+
+def end_tokens(model, tokenizer) -> list[int]:
+    """The tokens that end a response: the tokenizer's, on which demonstrations end, and those of the model's generation configuration.
+
+    Raises:
+        UserError: neither names one.
+    """
+    named = (tokenizer.eos_token_id, getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+    ends = dict.fromkeys(token for ids in named if ids is not None for token in ([ids] if isinstance(ids, int) else ids))
+    if not ends:
+        raise UserError(
+            "neither the tokenizer nor the model's generation configuration has an end-of-text token, so no response would end; "
+            "set tokenizer.eos_token"
+        )
+    return list(ends)
 
 
 def encode(tokenizer, prompts: Sequence[str]) -> list[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,40 +13,9 @@ from vrpo.diagnostics import critic_metrics
 from vrpo.generation import spans
 from vrpo.losses import kl_k3
 from vrpo.masking import masked_mean, masked_var
+from vrpo.rewards.calling import Score, require_scores, totals
 from vrpo.rewards.noise import confusion
 from vrpo.types import Experience, Rollout
-
-Score = float | Sequence[float] | None  # of a response; of each of the policy's turns in a dialogue; not to be had
-Reward = Callable[..., Sequence[Score]]
-
-
-def call_reward(reward: Reward, rows: Sequence[dict[str, Any]], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
-    """Ask a reward for one score per response.
-
-    Raises:
-        UserError: the number of scores is wrong, or a score is NaN or infinite.
-    """
-    if not rows:  # a process without a share
-        return []
-    columns = {key: [row.get(key) for row in rows] for key in rows[0] if key != "prompt"}
-    scores = list(reward([row["prompt"] for row in rows], texts, **columns, step=step, samples=samples))
-    if len(scores) != len(texts):
-        raise UserError(
-            f"the reward returned {len(scores)} scores for {len(texts)} responses; it must return one each, None where it has none"
-        )
-    for index, score in enumerate(scores):
-        if score is not None and not math.isfinite(_total(score)):
-            raise UserError(f"reward {index} in iteration {step} is {score}; return None for a response that cannot be scored")
-    return scores
-
-
-def _total(score: Score) -> float | None:
-    return score if score is None or isinstance(score, int | float) else sum(score)
-
-
-def totals(scores: Sequence[Score]) -> list[float | None]:
-    """One number per response, the sum over its turns where each has its own."""
-    return [_total(score) for score in scores]
 
 
 def new_experience(rollout: Rollout, scores: Sequence[Score]) -> Experience:
@@ -56,8 +24,9 @@ def new_experience(rollout: Rollout, scores: Sequence[Score]) -> Experience:
     Unscored rows lose their mask, and so leave every loss.
 
     Raises:
-        UserError: a response has another number of turns than of scores.
+        UserError: no response is scored, or one has another number of turns than of scores.
     """
+    require_scores(scores, "responses of an iteration")
     fields = {name: getattr(rollout, name) for name in ("prompts", "prompt_mask", "responses", "logprobs", "environment_mask")}
     scored = torch.tensor([score is not None for score in scores])
     rewards = at_last_token(torch.tensor([total or 0.0 for total in totals(scores)]), rollout.response_mask)

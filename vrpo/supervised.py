@@ -13,6 +13,7 @@ from typing import Any
 
 from vrpo.config import UserError
 from vrpo.conversation import encode_turns
+from vrpo.limits import check_tokens
 
 IGNORED = -100  # label of a position that does not count
 
@@ -20,19 +21,19 @@ IGNORED = -100  # label of a position that does not count
 Completion = str | list[str]  # a text, or the messages of a dialogue, the assistant's first
 
 
-def encode_completion(tokenizer: Any, completion: Completion) -> tuple[list[int], list[bool]]:
-    """Token ids of a completion, EOS last and exactly once, and which of them the assistant wrote."""
+def encode_completion(tokenizer: Any, completion: Completion, model: Any = None) -> tuple[list[int], list[bool]]:
+    """Token ids of a completion, EOS last and exactly once, and which of them the assistant wrote. `model`: see `encode_turns`."""
     if not isinstance(completion, str):
-        return encode_turns(tokenizer, completion)
+        return encode_turns(tokenizer, completion, model)
     ids, eos = tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
     ids = ids if ids[-1:] == [eos] else [*ids, eos]
     return ids, [True] * len(ids)
 
 
-def encode_pairs(tokenizer: Any, prompts: list[str], completions: list[Completion]) -> list[tuple[list[int], list[int]]]:
+def encode_pairs(tokenizer: Any, prompts: list[str], completions: list[Completion], model: Any = None) -> list[tuple[list[int], list[int]]]:
     """Token ids of each prompt and of its completion (see `encode_completion`)."""
     encoded = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    return [(prompt, encode_completion(tokenizer, completion)[0]) for prompt, completion in zip(encoded, completions, strict=True)]
+    return [(prompt, encode_completion(tokenizer, completion, model)[0]) for prompt, completion in zip(encoded, completions, strict=True)]
 
 
 def fit_demonstrations(
@@ -67,7 +68,10 @@ def fit_demonstrations(
         compute_loss = Trainer.compute_loss  # the model's own loss; TRL's adds entropy and accuracy to every step, which nothing here reads
 
     prompts = tokenizer([pair["prompt"] for pair in pairs], add_special_tokens=False)["input_ids"]
-    completions = [encode_completion(tokenizer, pair["completion"]) for pair in pairs]
+    completions = [encode_completion(tokenizer, pair["completion"], model) for pair in pairs]
+    check_tokens(
+        model, [prompt + ids for prompt, (ids, _) in zip(prompts, completions, strict=True)], 0, f"{stage}: demonstration", training=True
+    )
     dataset = Dataset.from_dict(
         {
             "input_ids": [prompt + ids for prompt, (ids, _) in zip(prompts, completions, strict=True)],
@@ -95,7 +99,7 @@ def fit_preferences(
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
-    encoded = _encode_sides(tokenizer, pairs)
+    encoded = _encode_sides(model, tokenizer, pairs, stage)
     columns = {f"{side}_ids": [prompt + completion for prompt, completion in rows] for side, rows in encoded.items()}
     settings = _settings(model, steps, batch_size, learning_rate, seed)
     return _fit(RewardTrainer, RewardConfig, settings, model, tokenizer, Dataset.from_dict(columns), stage)
@@ -126,7 +130,7 @@ def fit_implicit_reward(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-    encoded = _encode_sides(tokenizer, pairs)
+    encoded = _encode_sides(model, tokenizer, pairs, stage)
     columns = {f"{side}_ids": [completion for _, completion in rows] for side, rows in encoded.items()}
     columns["prompt_ids"] = [prompt for prompt, _ in encoded["chosen"]]
     settings = _settings(model, steps, batch_size, learning_rate, seed) | {"beta": beta}
@@ -134,9 +138,12 @@ def fit_implicit_reward(
     return _fit(EncodedDPOTrainer, DPOConfig, settings, model, tokenizer, dataset, stage, ref_model=copy.deepcopy(model))
 
 
-def _encode_sides(tokenizer: Any, pairs: list[dict[str, Any]]) -> dict[str, list[tuple[list[int], list[int]]]]:
+def _encode_sides(model: Any, tokenizer: Any, pairs: list[dict[str, Any]], stage: str) -> dict[str, list[tuple[list[int], list[int]]]]:
     prompts = [pair["prompt"] for pair in pairs]
-    return {side: encode_pairs(tokenizer, prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")}
+    encoded = {side: encode_pairs(tokenizer, prompts, [pair[side] for pair in pairs], model) for side in ("chosen", "rejected")}
+    for side, rows in encoded.items():
+        check_tokens(model, [prompt + completion for prompt, completion in rows], 0, f"{stage}: {side} response", training=True)
+    return encoded
 
 
 def _settings(model: Any, steps: int, batch_size: int, learning_rate: float, seed: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrpo.algorithms.choice import ALGORITHMS
+from vrpo.algorithms.choice import find_algorithm
 from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weights_digest
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.conversation import Environment, converse, replies
@@ -34,9 +34,11 @@ from vrpo.lora import add_lora, without_lora
 from vrpo.losses import kl_k1
 from vrpo.masking import masked_whiten
 from vrpo.models import load_policy, save_model
+from vrpo.preflight import check_run
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
-from vrpo.scoring import Reward, Score, call_reward, experience_metrics, new_experience, totals
+from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
+from vrpo.scoring import experience_metrics, new_experience
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.types import Experience, Rollout
@@ -55,10 +57,10 @@ class Trainer:
         policy: causal LM, trained in place, or a folder or hub id to load one from.
         tokenizer: its tokenizer; may be None where the policy is loaded. Prompts are encoded without special tokens.
         problems: training rows, each with a `prompt`, text or conversation, and any other columns (see `prompt_rows`).
-        reward: `(prompts, responses, **columns) -> list[float | None]`, the observed reward. `columns` are the rows' other
-            columns, `step` (the iteration) and `samples` (index of each response among those to its prompt). None means that
-            a response could not be scored: it is left out of every loss and counted. For a dialogue a score may be a list, one number
-            for each of the policy's turns: each is earned at the end of its turn.
+        reward: `(prompts, responses, **columns) -> list[float | None]`, the observed reward, with as many of the columns as it
+            takes (see `vrpo.rewards.calling`, TRL's functions too). None means that a response could not be scored: it is left
+            out of every loss and counted. For a dialogue a score may be a list, one number for each of the policy's turns: each is
+            earned at the end of its turn.
         method: "vrpo", "ppo", "grpo", "dr_grpo", "rloo" or "reinforce_pp".
         seed: of everything random in the run.
         generation: how responses are sampled.
@@ -73,6 +75,9 @@ class Trainer:
 
     With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one writes
     checkpoints and calls `on_log` and `on_resume`.
+
+    Raises:
+        UserError: policy, tokenizer, data and rewards do not fit each other (see `check_run`), before anything is copied.
     """
 
     def __init__(
@@ -94,16 +99,18 @@ class Trainer:
         on_log: Callable[[dict[str, float]], None] = lambda row: None,
         on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
     ) -> None:
+        algorithm = find_algorithm(method)
         if isinstance(policy, str | Path):
             policy, own_tokenizer = load_policy(policy, RuntimeConfig())
             tokenizer = tokenizer or own_tokenizer
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.generation = generation or GenerationConfig()
-        self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer) if validation else []
+        self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer, "validation data", none=True)
         self.reward, self.clean_reward, self.environment = reward, clean_reward, environment
+        check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
         self.fingerprint = {
-            "config": config.model_dump(exclude={"checkpoint_every"}),
+            "config": config.model_dump(exclude={"checkpoint_every", "reward_timeout"}),
             "generation": self.generation.model_dump(exclude={"batch_size"}),
             "precision": precision,
             "method": method,
@@ -113,7 +120,7 @@ class Trainer:
         }
         self.processes = Processes(policy.device)
         policy.to(self.processes.device)
-        self.algorithm = ALGORITHMS[method](config, policy, derive_seed(seed, "critic"))
+        self.algorithm = algorithm(config, policy, derive_seed(seed, "critic"))
         self.critic: ValueModel | None = self.algorithm.critic
         self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // self.algorithm.group_size
         backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
@@ -244,7 +251,7 @@ class Trainer:
     def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
         """One score per response (see `call_reward`)."""
         mine = self.processes.share(len(rows))
-        parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine]))
+        parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine], self.config.reward_timeout))
         return [score for part in parts for score in part]
 
     @torch.no_grad()
@@ -292,8 +299,9 @@ class Trainer:
         with self.timer("measure"):
             rollout = self.sample(self.validation, derive_seed(self.seed, "validation"))
             scores = self.score(reward, self.validation, decode(self.tokenizer, rollout), step, [0] * len(rollout))
+            require_scores(scores, "responses to the validation data")
             known = [score for score in totals(scores) if score is not None]
-            metrics = {"validation/accuracy": sum(known) / max(len(known), 1), "validation/length": float(rollout.lengths.float().mean())}
+            metrics = {"validation/accuracy": sum(known) / len(known), "validation/length": float(rollout.lengths.float().mean())}
             rows, samples = self.validation[: self.config.monte_carlo_prefixes], self.config.monte_carlo_samples
             if not critic or self.critic is None or not rows:
                 return metrics
@@ -303,7 +311,9 @@ class Trainer:
                 self.critic,
                 self.tokenizer,
                 encode(self.tokenizer, [row["prompt"] for row in rows]),
-                lambda texts: totals(call_reward(reward, repeated, texts, step, list(range(samples)) * len(rows))),
+                lambda texts: totals(
+                    call_reward(reward, repeated, texts, step, list(range(samples)) * len(rows), self.config.reward_timeout)
+                ),
                 samples=samples,
                 seed=derive_seed(self.seed, step, "monte carlo"),
                 reply=replies(self.environment, rows),

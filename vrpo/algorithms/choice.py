@@ -10,6 +10,18 @@ from vrpo.algorithms.reinforce import Reinforce
 from vrpo.algorithms.reinforce_pp import ReinforcePP
 from vrpo.algorithms.rloo import RLOO
 from vrpo.algorithms.vrpo import VRPO
+from vrpo.config import UserError
 
 ALGORITHMS = {"ppo": PPO, "vrpo": VRPO, "oracle": Oracle, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO}
 ALGORITHMS |= {"reinforce_pp": ReinforcePP, "reinforce": Reinforce}
+
+
+def find_algorithm(name: str) -> type:
+    """The algorithm of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(f"method = {name!r}: no such method; use one of {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]

@@ -34,7 +34,7 @@ class ImplicitReward:
     @torch.no_grad()
     def __call__(self, prompts: list[str], responses: Sequence[Completion]) -> list[float]:
         """One score per (prompt, response), EOS included; of a dialogue every token after the prompt counts, as in the training."""
-        encoded = encode_pairs(self.tokenizer, prompts, list(responses))
+        encoded = encode_pairs(self.tokenizer, prompts, list(responses), self.policy)
         ids, prompt_mask = pad_prompts([prompt for prompt, _ in encoded], self.tokenizer.pad_token_id)
         completions = [torch.tensor(completion) for _, completion in encoded]
         answers = torch.nn.utils.rnn.pad_sequence(completions, batch_first=True, padding_value=self.tokenizer.pad_token_id)
