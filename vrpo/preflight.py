@@ -36,6 +36,6 @@ def check_run(
     for rows, what in ((problems, "training data, row"), (validation, "validation data, row")):
         prompts = encode(tokenizer, [row["prompt"] for row in rows]) if rows else []
         check_prompts(policy, tokenizer, prompts, generation.max_new_tokens, what, training=True)
-    for function, rows in ((reward, problems), (clean_reward, problems), (clean_reward or reward, validation)):
-        if function is not None and rows:
+    for function, rows in ((reward, problems), (clean_reward or reward, problems), (clean_reward or reward, validation)):
+        if rows:
             check_reward(function, [name for name in rows[0] if name != "prompt"])

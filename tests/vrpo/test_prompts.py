@@ -1,11 +1,16 @@
 """Training data of users: texts, rows, data sets, conversations."""
 
+import numpy
+import pandas
 import pytest
-from datasets import Dataset
-from tiny import count_digits, trainer
+from datasets import Dataset, DatasetDict
+from tiny import config, count_digits, tiny_policy, trainer
 
 from vrpo.config import GenerationConfig, UserError
-from vrpo.prompts import prompt_rows
+from vrpo.prompts import TAKEN, prompt_rows
+from vrpo.trainer import Trainer
+
+ONE = Dataset.from_list([{"prompt": "1+1"}])
 
 TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 
@@ -34,6 +39,29 @@ def test_texts_rows_data_sets_and_conversations_become_rows() -> None:
         (["1+1", ""], "row 1: prompt is ''"),
         ([{"prompt": [{"role": "user", "content": "hi"}]}], "row 0: .*no chat template"),
         ([{"prompt": []}], r"row 0: prompt is \[\]"),
+        ([{"question": "1+1", "answer": 2}], "its columns are question, answer: rename the one with the prompt"),
+        ("1+1", "the training data is '1.1', no list of rows"),
+        (b"1+1", "the training data is b'1.1'"),
+        (None, "the training data is None"),
+        (7, r"the training data is 7 \(int\)"),
+        ({"1+1", "2+2"}, r"the training data is .* \(set\)"),
+        ({"prompt": "1+1"}, "the training data is one dict of prompt, no list of rows"),
+        ({}, "the training data is one dict of nothing"),
+        (
+            {"train": ["1+1"], "test": ["2+2"]},
+            r"a dict of train, test, none of which is a column `prompt`; take one split, data\['train'\]",
+        ),
+        (DatasetDict(train=ONE, test=ONE), r"a DatasetDict of train, test.*take one split, data\['train'\]"),
+        ({"prompt": ["1+1", "2+2"], "answer": ["2"]}, "columns of different lengths: prompt 2, answer 1"),
+        (pandas.DataFrame({"question": ["1+1"]}), "row 0: prompt is None.*its columns are question"),
+        (["1+1", ("2+2", "4")], r"row 1: \('2\+2', '4'\) \(tuple\) is no row"),
+        (["1+1", 3], r"row 1: 3 \(int\) is no row"),
+        ([b"1+1"], "row 0: b'1\\+1'"),
+        ([{"prompt": b"1+1"}], "row 0: prompt is b'1"),
+        ([{"prompt": ["1+1", "2+2"]}], "row 0: prompt is "),
+        (["1+\ud8001"], "row 0: prompt holds half a character .* at 2"),
+        *(([{"prompt": "1", name: 1}], f"row 0: a column cannot be called '{name}'") for name in TAKEN),
+        ([{"prompt": "1", 0: 1}], "row 0: a column cannot be called 0"),
     ],
 )
 def test_data_that_is_no_training_data_is_named(data, message: str) -> None:
@@ -41,12 +69,55 @@ def test_data_that_is_no_training_data_is_named(data, message: str) -> None:
         prompt_rows(data, None)
 
 
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"role": "user"}], r"row 0: message 0 of its prompt has no content: \{'role': 'user'\}"),
+        ([{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}], "row 0: its conversation ends with the assistant"),
+        ([{"role": "system", "content": "add"}], "row 0: the chat template refuses its conversation .*no user"),
+    ],
+)
+def test_conversations_that_are_no_prompts_are_named(messages, message: str, tokenizer) -> None:
+    template = "{% if messages[-1]['role'] == 'system' %}{{ raise_exception('no user') }}{% endif %}"
+    tokenizer.chat_template, before = template, tokenizer.chat_template
+    try:
+        with pytest.raises(UserError, match=message):
+            prompt_rows([messages], tokenizer)
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_tables_are_read_as_rows() -> None:
+    rows = [{"prompt": "1+1", "answer": "2"}, {"prompt": "2+2", "answer": "4"}]
+    frame = pandas.DataFrame(rows)
+    columns = {"prompt": numpy.array(["1+1", "2+2"]), "answer": ["2", "4"]}
+    for data in (frame, Dataset.from_list(rows).data.table, columns, (row for row in rows), Dataset.from_list(rows).to_iterable_dataset()):
+        assert prompt_rows(data, None) == rows
+    assert prompt_rows(frame["prompt"], None) == [{"prompt": "1+1"}, {"prompt": "2+2"}]
+    assert type(prompt_rows(columns, None)[0]["prompt"]) is str
+    messages = numpy.array([{"role": "user", "content": "1+1"}])  # what pandas reads from a nested Parquet column
+    assert prompt_rows(pandas.DataFrame({"prompt": [messages]}), ChatTokenizer()) == [{"prompt": "u:1+1;a:"}]
+
+
+def test_columns_that_some_rows_lack_are_none_there() -> None:
+    data = [{"prompt": "1"}, {"prompt": "2", "answer": "2"}, {"hint": "h", "prompt": "3"}]
+    rows = prompt_rows(data, None)
+    assert [list(row) for row in rows] == [["prompt", "answer", "hint"]] * 3
+    assert [row["answer"] for row in rows] == [None, "2", None]
+
+
+def test_validation_may_be_a_table_or_nothing(tokenizer, problems) -> None:
+    frame = pandas.DataFrame(problems[:8])
+    for given, count in ((frame, 8), (None, 0), ([], 0), (pandas.DataFrame({"prompt": []}), 0)):
+        run = Trainer(config(), tiny_policy(tokenizer), tokenizer, problems, count_digits, validation=given)
+        assert len(run.validation) == count
+    with pytest.raises(UserError, match="validation data, row 0: prompt is 3"):
+        Trainer(config(), tiny_policy(tokenizer), tokenizer, problems, count_digits, validation=[{"prompt": 3}])
+
+
 def test_conversations_train_from_a_folder_without_a_tokenizer_object(tokenizer, problems, tmp_path) -> None:
     """A saved chat model, named by its folder, on conversations: the whole way of a user."""
-    from tiny import config, tiny_policy
-
     from vrpo.models import save_model
-    from vrpo.trainer import Trainer
 
     save_model(tiny_policy(tokenizer), tokenizer, tmp_path / "chat")
     (tmp_path / "chat/chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
