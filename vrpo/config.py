@@ -29,8 +29,8 @@ class OutOfReach(UserError):
 
 
 def shown(value: Any) -> str:
-    """A value and its type as errors show them, 80 characters of it at most."""
-    text = repr(value)
+    """A value and its type as errors show them, on one line and 80 characters of it at most."""
+    text = " ".join(repr(value).split())
     kind = "" if value is None or isinstance(value, str) else f" ({type(value).__name__})"
     return (text if len(text) <= 80 else text[:77] + "...") + kind
 

@@ -36,7 +36,7 @@ def prompt_rows(data: Iterable[Any], tokenizer: Any, what: str = "training data"
         row["prompt"] = _prompt_text(row, tokenizer, where)
         if taken := [name for name in row if name in TAKEN or not isinstance(name, str)]:
             raise UserError(
-                f"{where}: a column cannot be called {taken[0]!r}, rewards get arguments {', '.join(TAKEN)}; rename or remove it"
+                f"{where}: a column cannot be called {taken[0]!r}: names are texts other than {', '.join(TAKEN)}; rename or remove it"
             )
         rows.append(row)
     if not rows and not none:
@@ -64,7 +64,7 @@ def _items(data: Any, what: str) -> Iterable[Any]:
 
 
 def _rows_of_columns(data: Mapping[str, Any], what: str) -> Iterable[dict[str, Any]]:
-    names = ", ".join(map(str, data))
+    names = ", ".join(map(str, list(data)[:5])) + ", ..." * (len(data) > 5)
     columns = {
         name: column for name, column in data.items() if hasattr(column, "__len__") and not isinstance(column, str | bytes | Mapping)
     }
@@ -110,4 +110,5 @@ def _conversation_text(messages: list[Mapping[str, Any]], tokenizer: Any, where:
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates raise what they like
-        raise UserError(f"{where}: the chat template refuses its conversation ({error}); change the messages or the template") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: the chat template refuses its conversation ({reason}); change the messages or the template") from error

@@ -47,6 +47,8 @@ def test_texts_rows_data_sets_and_conversations_become_rows() -> None:
         ({"1+1", "2+2"}, r"the training data is .* \(set\)"),
         ({"prompt": "1+1"}, "the training data is one dict of prompt, no list of rows"),
         ({}, "the training data is one dict of nothing"),
+        (dict.fromkeys("abcdef", "1"), "the training data is one dict of a, b, c, d, e, ..., no list of rows"),
+        ([numpy.array([["1"], ["2"]])], r"row 0: array\(\[\['1'\], \['2'\]\], dtype='<U1'\) \(ndarray\) is no row"),
         (
             {"train": ["1+1"], "test": ["2+2"]},
             r"a dict of train, test, none of which is a column `prompt`; take one split, data\['train'\]",

@@ -80,7 +80,8 @@ def call_reward(
         where = (
             f"a batch of {len(rows)} responses" if place is None else f"row {place}, {rows[place]['prompt']!r:.60} and {texts[place]!r:.60}"
         )
-        raise UserError(f"the reward {name} failed in iteration {step} on {where}: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"the reward {name} failed in iteration {step} on {where}: {type(error).__name__}: {reason}") from error
     if len(returned) != len(texts):
         raise UserError(f"the reward {name} returned {len(returned)} scores for {len(texts)} responses; it must return {SHAPE}")
     return [_score(value, f"reward {place} in iteration {step} is") for place, value in enumerate(returned)]
