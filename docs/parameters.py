@@ -27,7 +27,7 @@ it leaves out has its default. A wrong key or value stops every stage before it 
 
 `domain` lays the values under `domains.<name>` over the sections: `math` (nothing more), `science`, `dialogue`; over both, `profile` lays those
 under `profiles.<name>`: `tiny` (nothing more), `mini` (tests), `smollm2`. Override such a value where it stands, e.g.
-`-S domains.science.train.iterations=5`. `prepare.dataset: procedural` means the domain's own problems.
+`-S domains.science.base.steps=800`. `prepare.dataset: procedural` means the domain's own problems.
 
 [concepts.md](concepts.md#the-loop) says why lambda is below 1 and where the value warm-up's rollouts come from. In Python the same models are those of `vrpo.config`: `TrainConfig(gae_lambda=0.8, critic={"depth": 2})`.
 """

@@ -125,6 +125,14 @@ def test_commands_exist_and_what_they_set_takes_effect(words: list[str], tmp_pat
         checks[words[0]](words, tmp_path)
 
 
+def test_overrides_named_in_the_text_take_effect(tmp_path: Path) -> None:
+    found = [setting for page in PAGES for setting in re.findall(r"`[^`\n]*-S ([\w.+]+=[^\s`]+)", page.read_text())]
+    assert len(found) > 4
+    for setting in found:
+        kind, name = setting.split(".")[:2]
+        assert_takes_effect([f"{kind[:-1]}={name}"] * (kind in ("domains", "profiles")) + [setting], tmp_path)
+
+
 def test_every_target_that_make_help_lists_is_told_of() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     targets = re.findall(r"^ +make (\w+)", listed, flags=re.MULTILINE)
