@@ -219,7 +219,9 @@ def _run_all(options: argparse.Namespace) -> None:
             record.metrics({key.replace("@", "_at_"): value for key, value in shown.items() if isinstance(value, (int, float))})
         print(
             f"{name}: "
-            + ", ".join(f"{key} {value['mean']:.3f} {value['ci95']}" for key, value in result.items() if "@" in key)
+            + ", ".join(
+                f"{key} {value['mean']:.3f} {[round(bound, 3) for bound in value['ci95']]}" for key, value in result.items() if "@" in key
+            )
             + f"; format {result['format']:.2f}, truncated {result['truncated']:.2f}, {result['seconds']:.0f} s"
         )
 

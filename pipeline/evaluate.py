@@ -1,7 +1,8 @@
 """Held-out evaluation of one trained cell on clean answers, and of its critic.
 
 Writes data/evaluations/<method>-<seed>.json: accuracy with an interval over problems, response length, the gap between the
-observed and the clean reward, and for methods with a critic its explained variance and its correlation with Monte-Carlo values.
+observed reward (labels or learned, with flips, heavy tails and correction, as training saw it) and the clean one, and for methods with
+a critic its explained variance and its correlation with Monte-Carlo values.
 A few responses, token by token, go to data/tokens/<method>-<seed>.json.
 """
 
@@ -23,9 +24,11 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     """Evaluate `data/runs/<method>-<seed>`; returns the headline numbers."""
     import torch
 
+    from pipeline.observed import acting_noise
     from vrpo.critic import ValueModel
     from vrpo.evaluation import PolicySamples
     from vrpo.models import load_policy
+    from vrpo.rewards.calling import totals
     from vrpo.tasks.loader import load_task
     from vrpo.timing import Timer
 
@@ -38,21 +41,23 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     task = load_task(params, tokenizer)
     with timer("evaluate"):
         drawn = PolicySamples.draw(policy, tokenizer, task, rows, params.evaluate.samples, params.generation, params.evaluate.seed)
-        observed = _observed(params, task, drawn)
-        both = [(o, c) for o, c in zip(observed, drawn.clean, strict=True) if o is not None and c is not None]
+        observed, clean = _rewards(params, task, drawn, seed, trained["flip_rates"])
+        both = [(o, c) for o, c in zip(totals(observed), totals(clean), strict=True) if o is not None and c is not None]
         result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
     critic = model = None
     if (folder / "value_model").is_dir():
         with timer("critic"):
             model = ValueModel.from_pretrained(folder / "value_model", params.runtime.device)
-            critic = _fit(model, drawn, observed) | {"corr_mc": _monte_carlo(params, policy, model, tokenizer, task, rows, seed)}
+            critic = _fit(params, model, drawn, observed, clean) | {
+                "corr_mc": _monte_carlo(params, policy, model, tokenizer, task, rows, seed)
+            }
             critic = {key: value if math.isfinite(value) else None for key, value in critic.items()}
             critic |= {key: trained["critic"][key] for key in ("corr_mc_start", "corr_mc_end")}
     evaluation = {
         "method": method,
         "seed": seed,
         "domain": params.domain,
-        "noise": json.loads((LABELS / "noise.json").read_text(encoding="utf-8")) | {"reward": params.reward.kind},
+        "noise": acting_noise(params, json.loads((LABELS / "noise.json").read_text(encoding="utf-8"))),
         **result,
         "accuracy_init": initial["accuracy"]["mean"],
         "length_inflation": result["response_length"] / max(initial["response_length"], 1e-9),
@@ -61,61 +66,94 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
     }
     stage.write_json(EVALUATIONS / f"{method}-{seed}.json", evaluation)
-    stage.write_json(TOKENS / f"{method}-{seed}.json", _tokens(params, policy, model, tokenizer, drawn, observed))
+    stage.write_json(
+        TOKENS / f"{method}-{seed}.json", _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained["flip_rates"])
+    )
     record.dataset(PREPARED / "test.jsonl", "test")
     headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
     return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
 
 
-def _observed(params: Params, task: Any, drawn: Any) -> list[float | None]:
-    """What training would have seen of the responses, flips and tails aside: the learned reward, or the rule on the noisy labels."""
-    from vrpo.evaluation import verify_samples
+def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[str, Any] | None) -> tuple[list[Any], list[Any]]:
+    """What training with this seed would have seen of the responses, and the same reward clean; None where test problems have no label, as
+    all where labels come with the training data.
 
-    if params.reward.kind == "rule":
+    The noise is drawn as in training, with a key of its own in place of the iteration. `flip_rates`: what rewards were corrected for.
+    """
+    from pipeline.observed import EVALUATED, clean_reward, observed_reward
+    from vrpo.rewards.calling import call_reward
+    from vrpo.rewards.corrections import CorrectedReward, FlipRates
+    from vrpo.scoring import repeats
+
+    labels = {}
+    if params.label.source != "dataset":
         labels = {row["id"]: row["label"] for row in stage.read_jsonl(LABELS / "test.jsonl")}
-        return verify_samples(task, drawn.texts, [labels.get(row["id"], "") for row in drawn.rows])
-    from pipeline.reward import learned_reward
+    rows = [
+        {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"], "label": labels.get(row["id"], "")}
+        for row, texts in zip(drawn.rows, drawn.texts, strict=True)
+        for _ in texts
+    ]
+    reward = observed_reward(params, task, seed)
+    if flip_rates:
+        reward = CorrectedReward(reward, params.reward.correction, FlipRates(**flip_rates))
+    texts = [text for group in drawn.texts for text in group]
+    observed = call_reward(reward, rows, texts, EVALUATED, repeats(rows), params.train.reward_timeout)
+    return observed, clean_reward(params, task)(
+        [], texts, answer=[row["answer"] for row in rows]
+    ) if params.reward.per_turn else drawn.clean
 
-    groups = list(zip(drawn.rows, drawn.texts, strict=True))
-    prompts = [prompt for row, texts in groups for prompt in [task.prompt(row["question"])] * len(texts)]
-    answers = [row["answer"] for row, texts in groups for _ in texts]
-    return learned_reward(params, task)(prompts, [text for _, texts in groups for text in texts], answer=answers)
 
-
-def _fit(critic: Any, drawn: Any, observed: list[float | None]) -> dict[str, float]:
+def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: list[Any]) -> dict[str, float]:
     """Explained variance of the critic on the evaluation's samples, against observed and against clean returns."""
     import torch
 
-    from vrpo.diagnostics import explained_variance, terminal_returns
+    from vrpo.advantages import returns_to_go
+    from vrpo.diagnostics import explained_variance
+    from vrpo.scoring import token_rewards
+    from vrpo.types import Rollout
 
-    masks = [rollout.response_mask for rollout in drawn.rollouts]
-    values = torch.cat([critic.read(rollout)[mask] for rollout, mask in zip(drawn.rollouts, masks, strict=True)])
-    metrics = {}
-    for name, scores in (("observed", observed), ("clean", drawn.clean)):
-        known = torch.tensor([math.nan if score is None else score for score in scores]).split([len(mask) for mask in masks])
-        returns = torch.cat([terminal_returns(part, torch.ones_like(mask))[mask] for part, mask in zip(known, masks, strict=True)])
-        metrics[f"ev_{name}"] = explained_variance(values, returns, returns.isfinite())
+    rollout = Rollout.concatenate(drawn.rollouts)
+    values, metrics = critic.read(rollout, params.train.micro_batch_size), {}
+    for name, scores in (("observed", observed), ("clean", clean)):
+        known = torch.tensor([score is not None for score in scores])[:, None] & rollout.response_mask
+        returns = returns_to_go(token_rewards(scores, rollout.response_mask), rollout.response_mask, params.train.gamma)
+        metrics[f"ev_{name}"] = explained_variance(values, returns, known)
     return metrics
 
 
-def _tokens(params: Params, policy: Any, critic: Any, tokenizer: Any, drawn: Any, observed: list[float | None]) -> list[dict[str, Any]]:
+def _tokens(
+    params: Params,
+    policy: Any,
+    critic: Any,
+    tokenizer: Any,
+    drawn: Any,
+    observed: list[Any],
+    clean: list[Any],
+    flip_rates: dict[str, Any] | None,
+) -> list[dict[str, Any]]:
     """A few of the evaluation's responses, token by token."""
     import torch
 
     from pipeline.tokens import choose, read_tokens
+    from vrpo.rewards.calling import totals
+    from vrpo.rewards.corrections import CORRECTIONS, FlipRates
     from vrpo.types import Rollout
 
-    places = choose(observed, drawn.clean)
+    middle = 0.5  # rewards above it are rewarded
+    if flip_rates:
+        (middle,) = CORRECTIONS[params.reward.correction]([middle], FlipRates(**flip_rates))
+    places = choose(totals(observed), totals(clean), middle)
     if not places:
         return []
     rollout = Rollout.concatenate(drawn.rollouts)[torch.tensor(places)].trim()
-    scores = ([scores[place] for place in places] for scores in (observed, drawn.clean))
-    settings = {"temperature": params.generation.temperature, "gamma": params.train.gamma, "lam": params.train.gae_lambda}
+    scores = ([scores[place] for place in places] for scores in (observed, clean))
+    settings = {"temperature": params.generation.temperature, "middle": middle, "gamma": params.train.gamma, "lam": params.train.gae_lambda}
     return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
 
 
 def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:
     """Correlation of the critic's values with Monte-Carlo values of the clean return, on test problems."""
+    from pipeline.observed import clean_reward
     from vrpo.diagnostics import monte_carlo_check
     from vrpo.evaluation import task_replies
     from vrpo.generation import encode, generation_settings
@@ -124,16 +162,17 @@ def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task:
     samples, rows = params.train.monte_carlo_samples, rows[: params.train.monte_carlo_prefixes]
     if not rows:
         return math.nan
-    answers = [row["answer"] for row in rows for _ in range(samples)]
+    reward, answers = clean_reward(params, task), [row["answer"] for row in rows for _ in range(samples)]
     check = monte_carlo_check(
         policy,
         critic,
         tokenizer,
         encode(tokenizer, [task.prompt(row["question"]) for row in rows]),
-        lambda texts: task.verify(texts, answers),
+        lambda texts: reward([], texts, answer=answers),
         samples=samples,
         seed=derive_seed("evaluate", params.evaluate.seed, seed),
         reply=task_replies(task, rows),
+        gamma=params.train.gamma,
         max_turns=params.generation.max_turns,
         **generation_settings(policy, tokenizer, params.generation),
     )

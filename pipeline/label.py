@@ -1,7 +1,8 @@
 """Noisy supervision: pseudo-labels by majority vote over samples of the base model, and what they are worth.
 
 Writes data/labels/train.jsonl and test.jsonl (the test labels measure the gap between observed and clean reward, nothing
-else) and noise.json, the noise that training will see. Clean answers stay beside the labels for measurement only.
+else) and noise.json, the noise that training will see where rewards are rules (on learned rewards flips and tails alone act). Clean answers
+stay beside the labels for measurement only.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def run(params: Params, record: Any) -> dict[str, Any]:
             )
         stage.write_jsonl(LABELS / f"{name}.jsonl", written)
         known = [row["correct"] for row in written if row["correct"] is not None]
-        metrics |= {f"{name}/label_accuracy": sum(known) / max(len(known), 1), f"{name}/unlabelled": 1 - len(written) / len(rows)}
+        right = sum(known) / len(known) if known else None
+        metrics |= {f"{name}/label_accuracy": right, f"{name}/unlabelled": 1 - len(written) / len(rows)}
         if sampled and name == "train":
             metrics |= _reward_confusion(task, rows, labels, sampled)
     noise = {
@@ -53,6 +55,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
         "wrong_reference_rate": params.label.wrong_reference_rate,
         "prompt_flip_rate": params.label.prompt_flip_rate,
         "heavy_tail_scale": params.label.heavy_tail_scale,
+        "heavy_tail_degrees": params.label.heavy_tail_degrees if params.label.heavy_tail_scale else None,
         "confusion": {key: metrics[key] for key in ("true_positive_rate", "false_positive_rate", "youden_j") if key in metrics},
     }
     stage.write_json(LABELS / "noise.json", noise)
@@ -107,7 +110,7 @@ def _reward_confusion(task: Any, rows: list[dict[str, Any]], labels: list[str | 
     clean = task.verify(flat, repeat([row["answer"] for row in rows]))
     metrics = confusion(task.verify(flat, repeat(labels)), clean)
     known = [score for score in clean if score is not None]
-    return {key: value for key, value in metrics.items() if value == value} | {"base_accuracy": sum(known) / max(len(known), 1)}
+    return {key: value for key, value in metrics.items() if value == value} | ({"base_accuracy": sum(known) / len(known)} if known else {})
 
 
 if __name__ == "__main__":

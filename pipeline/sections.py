@@ -26,9 +26,14 @@ METRICS = {"accuracy": "test accuracy", "aulc": "learning curve area"}
 WORDS = ("Measure", "What it shows", "Check", "What to do")  # columns of text, not numbers
 NOISE = {
     "label_accuracy": "labels that are right",
+    "label_error": "set: preference pairs in the wrong order",
+    "length_bias": "set: preference pairs decided by length",
     "false_positive_rate": "set: rewards of 0 flipped to 1",
     "false_negative_rate": "set: rewards of 1 flipped to 0",
     "wrong_reference_rate": "set: references replaced by wrong ones",
+    "prompt_flip_rate": "set: problems whose rewards are all inverted",
+    "heavy_tail_scale": "set: scale of heavy tails added to rewards",
+    "heavy_tail_degrees": "set: their degrees of freedom",
 }
 ALT = {
     "comparison": "Test accuracy per method with intervals, and paired differences between methods",
@@ -125,7 +130,11 @@ def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of the lines under the title."""
     host = summary["machine"]
     noise = runs[0].evaluation["noise"] or {}
-    rates = {"label_accuracy": "labels right", "false_positive_rate": "flips 0 to 1:", "false_negative_rate": "flips 1 to 0:"}
+    rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:", "false_positive_rate": "flips 0 to 1:"}
+    rates |= {"false_negative_rate": "flips 1 to 0:"}
+    rates |= {
+        key: name for key, name in {"prompt_flip_rate": "problems inverted:", "heavy_tail_scale": "heavy tails:"}.items() if noise.get(key)
+    }
     noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
     noises += [f"{name} {number(noise[key], 0, 100)} %" for key, name in rates.items() if is_number(noise.get(key))]
     methods = ", ".join(method.upper() for method in summary["methods"])
@@ -225,7 +234,8 @@ def _critic(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | N
 
 
 def _labels(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
-    label = summary["label"] or {}
+    acting = summary["runs"][0]["noise"] or {}
+    label = (summary["label"] or {}) if acting.get("reward", "rule") == "rule" else acting  # learned rewards read no labels
     values = {NOISE.get(key, key.replace("_", " ")): value for key, value in label.items()}
     values |= {f"measured: {key.replace('_', ' ')}": value for key, value in (label.get("confusion") or {}).items()}
     rows = [[name, f"{value:,}" if isinstance(value, int) else number(value, 3)] for name, value in values.items() if is_number(value)]
@@ -243,7 +253,7 @@ def _rewards(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> 
             rates.append(sum(values) / len(values) if values else None)
         if None not in rates:
             rows.append([method.upper(), number(rates[0], 3), number(rates[1], 3), number(rates[0] - rates[1], 3)])
-    headers = ["Rewards in training", "True positive rate (TPR)", "False positive rate (FPR)", "J = TPR − FPR"]
+    headers = ["Rewards in training", "Of right responses (TPR)", "Of wrong responses (FPR)", "J = TPR − FPR"]
     return _table(headers, rows, text["rewards_table"])
 
 

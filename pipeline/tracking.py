@@ -90,15 +90,16 @@ def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any,
 def describe_noise(values: dict[str, Any]) -> str:
     """The noise of a run's rewards in a few words, from its parameters."""
     label, reward = values["label"], values["reward"]
-    if reward["kind"] != "rule":
+    rates = {"false_positive_rate": "0 to 1", "false_negative_rate": "1 to 0", "prompt_flip_rate": "problems inverted"}
+    if reward["kind"] == "rule":
+        sources = {"majority_vote": f"majority vote of {label['votes']}", "dataset": "labels of the data set", "clean": "clean labels"}
+        source, rates = sources[label["source"]], {"wrong_reference_rate": "wrong references"} | rates
+    else:
         name = {"model": "reward model", "implicit": "implicit reward"}[reward["kind"]]
-        return f"{name}, {reward['label_error']:.0%} wrong pairs"
-    sources = {"majority_vote": f"majority vote of {label['votes']}", "dataset": "labels of the data set", "clean": "clean labels"}
-    rates = {"wrong_reference_rate": "wrong references", "false_positive_rate": "0 to 1", "false_negative_rate": "1 to 0"}
-    rates |= {"prompt_flip_rate": "problems inverted"}
+        source = f"{name}, {reward['label_error']:.0%} wrong pairs"
     parts = [f"{label[key]:.0%} {words}" for key, words in rates.items() if label[key]]
     parts += [f"heavy tails {label['heavy_tail_scale']:g}"] * bool(label["heavy_tail_scale"])
-    return ", ".join([sources[label["source"]], *parts])
+    return ", ".join([source, *parts])
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         (PREPARED / "validation.jsonl", "validation"),
     ):
         record.dataset(path, context)
-    record.model(folder / "policy", "policy", {"validation/accuracy": log[-1]["validation/accuracy"]})
+    record.model(folder / "policy", "policy", {key: value for key, value in log[-1].items() if key == "validation/accuracy"})
     if trainer.critic is not None:
         record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
     state.unlink(missing_ok=True)
@@ -66,6 +66,7 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
     """The trainer of one cell, on what the earlier stages left; `options` are further arguments of `vrpo.trainer.Trainer`."""
     import torch
 
+    from pipeline.observed import clean_reward, corrected_reward, observed_reward
     from vrpo.models import load_policy
     from vrpo.tasks.chain import ChainTask
     from vrpo.tasks.chain_oracle import ChainOracle
@@ -81,13 +82,14 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
         policy,
         tokenizer,
         problems,
-        _corrected_reward(params, _observed_reward(params, task, seed), policy, tokenizer, task, problems, seed),
+        corrected_reward(params, observed_reward(params, task, seed), policy, tokenizer, task, problems, seed),
         method=method,
         seed=seed,
         generation=params.generation,
         precision=params.runtime.dtype,
         environment=task.environment,
-        clean_reward=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
+        clean_reward=clean_reward(params, task),
+        accuracy=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
         validation=_problems(task, "validation", with_labels=False),
         **options,
     )
@@ -108,65 +110,9 @@ def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:
     ]
 
 
-def _observed_reward(params: Params, task: Any, seed: int) -> Any:
-    """What training sees: a rule on the noisy labels, through the noise channels; or the learned reward model."""
-    from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
-
-    label = params.label
-    channel = compose(
-        PromptFlip(label.prompt_flip_rate, seed),
-        NoiseChannel(label.false_positive_rate, label.false_negative_rate, seed),
-        *([HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed)] if label.heavy_tail_scale else []),
-    )
-    if params.reward.kind != "rule":
-        from pipeline.reward import learned_reward
-
-        return learned_reward(params, task)
-
-    if params.reward.per_turn:
-        return lambda prompts, responses, *, label, **_: task.turn_rewards(responses, label)
-
-    def reward(
-        prompts: list[str], responses: list[str], *, id: list[str], label: list[str], step: int, samples: list[int], **_: Any
-    ) -> list:
-        return channel(task.verify(responses, label), step=step, ids=id, samples=samples)
-
-    return reward
-
-
-def _corrected_reward(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[Row], seed: int) -> Any:
-    """The observed reward after the correction that params.reward asks for."""
-    if params.reward.correction == "none":
-        return observed
-    from vrpo.rewards.corrections import FlipRates, backward_correction, forward_correction
-
-    correct = {"backward": backward_correction, "forward": forward_correction}[params.reward.correction]
-    if params.reward.checked_samples:
-        rates = _checked_rates(params, observed, policy, tokenizer, task, problems, seed)
-    else:
-        rates = FlipRates(params.label.false_positive_rate, params.label.false_negative_rate)
-    print(f"correction: flip rates {rates.false_positive:.3f} and {rates.false_negative:.3f}, {rates.checked or 'no'} samples checked")
-    return lambda *arguments, **columns: correct(observed(*arguments, **columns), rates)
-
-
-def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[Row], seed: int) -> Any:
-    """Flip rates of the observed reward, from responses of the cold start that somebody checks."""
-    from vrpo.evaluation import sample_texts, task_replies
-    from vrpo.rewards.calling import call_reward
-    from vrpo.rewards.corrections import estimate_rates
-    from vrpo.seeding import stream
-
-    rows = stream(problems, 0, params.reward.checked_samples, seed, "checked")
-    prompts, reply = [row["prompt"] for row in rows], task_replies(task, rows)
-    texts, _ = sample_texts(policy, tokenizer, prompts, 1, params.generation, seed=("checked", seed), reply=reply)
-    responses = [text for (text,) in texts]
-    return estimate_rates(
-        call_reward(observed, rows, responses, -1, [0] * len(rows), params.train.reward_timeout),
-        task.verify(responses, [row["answer"] for row in rows]),
-    )
-
-
 def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
+    from vrpo.rewards.corrections import CorrectedReward
+
     first, last = trainer.log[0], trainer.log[-1]
     critic = None
     if trainer.critic is not None:
@@ -182,6 +128,7 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
         "policy_updates": trainer.policy_updates,
         "accuracy_init": first.get("validation/accuracy"),
         "critic": critic,
+        "flip_rates": vars(trainer.reward.rates) if isinstance(trainer.reward, CorrectedReward) else None,  # that rewards are corrected for
         "seconds": {phase: round(seconds, 2) for phase, seconds in trainer.timer.seconds.items()},
         "peak_memory_mb": round(stage.peak_memory_mb(), 1),
         "health": [vars(warning) for warning in trainer.health],

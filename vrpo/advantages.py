@@ -47,6 +47,11 @@ def compute_gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.
     return torch.where(mask, discounted_sums(deltas, torch.where(mask, trace, torch.ones_like(values))), zeros)
 
 
+def returns_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """G_t = r_t + gamma * G_{t+}, what is still to be earned from each token on; arguments and masking as `compute_gae`, [B, T]."""
+    return compute_gae(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)
+
+
 def length_adaptive_lambda(mask: Tensor, alpha: float) -> Tensor:
     """lambda = 1 - 1 / (alpha * length) of each response (VAPO, arXiv 2504.05118, eq. 9), not below 0; float32 [B] from a mask [B, T].
 

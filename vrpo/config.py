@@ -115,8 +115,8 @@ class RewardConfig(Section):
     steps: Count = 60
     batch_size: Count = 32
     learning_rate: Positive = 5e-4
-    correction: Literal["none", "backward", "forward"] = "none"  # of rule-based rewards, for flip rates
-    checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates set in `label`
+    correction: Literal["none", "backward", "forward"] = "none"  # for flip rates
+    checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates of flips in `label`
     seed: int = 0
 
 
@@ -269,6 +269,24 @@ class Params(Section):
             raise ValueError(
                 "reward.per_turn = true: needs domain = dialogue, reward.kind = rule, reward.correction = none and no flips or heavy tails "
                 "in `label`; set it to false, or change these"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corrections_have_rates(self) -> Params:
+        """Flip rates that are set are those of rules on labels; and noise without a mean is corrected by nothing."""
+        reward, label = self.reward, self.label
+        if reward.correction == "none":
+            return self
+        if reward.kind != "rule" and not reward.checked_samples:
+            raise ValueError(
+                f"reward.correction = {reward.correction!r} with reward.kind = {reward.kind!r}: nobody knows how often a learned reward is "
+                "wrong; set reward.checked_samples, or correction: none"
+            )
+        if label.heavy_tail_scale and label.heavy_tail_degrees <= 1:
+            raise ValueError(
+                f"reward.correction = {reward.correction!r} with label.heavy_tail_degrees = {label.heavy_tail_degrees:g}: such tails have "
+                "no mean that could be corrected; raise the degrees above 1, or set correction: none"
             )
         return self
 

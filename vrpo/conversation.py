@@ -94,7 +94,8 @@ def converse(
         max_turns: of the policy; a dialogue cut here has no last reply.
         places: see `generate`.
         prefixes: begun responses to go on from, token ids and which of them the policy wrote. A turn that is cut in the middle is
-            finished first, with `max_new_tokens` further tokens at most. Log-probabilities are 0 on a prefix.
+            finished first, where the policy would have ended it: its beginning counts into `max_new_tokens`, and must leave room.
+            Log-probabilities are 0 on a prefix.
         generation: further arguments of `generate`; `max_new_tokens` is that of a turn.
 
     Returns:
@@ -111,6 +112,7 @@ def converse(
     own = [list(mask) for _, mask in prefixes] if prefixes else [[] for _ in range(count)]
     logprobs = [[0.0] * len(tokens) for tokens in ids]
     turns, started = _begun_turns(tokenizer, ids, own)
+    limits = [generation["max_new_tokens"] - len(tokens) + start for tokens, start in zip(ids, started, strict=True)] if prefixes else None
     running = list(range(count))
     for turn in range(max_turns):
         part = generate(
@@ -118,6 +120,7 @@ def converse(
             [[*prompts[row], *ids[row]] for row in running],
             seed=seed if turn == 0 else derive_seed(seed, turn),
             places=[places[row] for row in running],
+            limits=limits if turn == 0 else None,
             **generation,
         )
         lengths = part.lengths.tolist()

@@ -153,7 +153,7 @@ class ValueModel(nn.Module):
             micro = rollout[rows].trim().to(self.backbone.device)
             width = micro.responses.shape[1]
             states = response_states(backbone_states(self.backbone, micro.input_ids, micro.attention_mask), width)
-            values[rows, :width] = self.head(states, inputs=self.inputs(micro)).values.cpu()
+            values[rows, :width] = self.head(states, inputs=self.inputs(micro)).values.float().cpu()
         return values * rollout.response_mask
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vrpo.advantages import returns_to_go
 from vrpo.conversation import Reply, converse
 from vrpo.critic import ValueModel
 from vrpo.generation import decode
@@ -34,19 +35,12 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(a @ b / norm) if norm > 1e-12 else math.nan
 
 
-def terminal_returns(scores: Tensor, mask: Tensor) -> Tensor:
-    """The undiscounted return of every token, [B, T], when the only reward is `scores` [B] at the end."""
-    return scores[:, None] * mask
-
-
-def critic_metrics(experience: Experience, observed: Tensor, clean: Tensor | None) -> dict[str, float]:
-    """Fit of the rollout's values to observed and to clean returns. `observed` and `clean` are scores [B]."""
+def critic_metrics(experience: Experience, rewards: dict[str, Tensor], gamma: float) -> dict[str, float]:
+    """Fit of the rollout's values to what they predict: the returns from each token on, of each of the `rewards` [B, T] by name."""
     mask = experience.response_mask
     metrics = {}
-    for name, scores in (("observed", observed), ("clean", clean)):
-        if scores is None:
-            continue
-        returns = terminal_returns(scores, mask)
+    for name, earned in rewards.items():
+        returns = returns_to_go(earned, mask, gamma)
         metrics[f"critic/ev_{name}"] = explained_variance(experience.values, returns, mask)
         metrics[f"critic/mse_{name}"] = float(masked_mean((experience.values - returns) ** 2, mask))
     return metrics
@@ -58,11 +52,16 @@ class MonteCarloCheck:
 
     Attributes:
         values: float [N], the critic's V(s).
-        monte_carlo: float [N], mean clean reward of fresh continuations from s.
+        monte_carlo: float [N], mean clean return of fresh continuations from s on.
     """
 
     values: Tensor
     monte_carlo: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[MonteCarloCheck]) -> MonteCarloCheck:
+        """The states of several checks in one."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("values", "monte_carlo")))
 
     @property
     def correlation(self) -> float:
@@ -90,11 +89,13 @@ def monte_carlo_check(
     critic: ValueModel,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
-    score: Callable[[list[str]], Sequence[float | None]],
+    score: Callable[[list[str]], Sequence[Any]],
     *,
     samples: int,
     seed: int,
     reply: Reply | None = None,
+    places: range | None = None,
+    gamma: float = 1.0,
     batch_size: int = 256,
     **generation: Any,
 ) -> MonteCarloCheck:
@@ -103,12 +104,24 @@ def monte_carlo_check(
     Args:
         policy, critic: models on one device.
         prompts: N lists of token ids.
-        score: clean reward of whole responses (texts, see `decode`), one list of N * samples; responses to one prompt stand together.
+        score: clean reward of whole responses (texts, see `decode`), one list of N * samples (see `vrpo.scoring.Score`); responses to one
+            prompt stand together. What was earned before a state is no part of its return; KL penalties in the reward are left out.
         reply: environment of a dialogue, in which continuations go on (see `converse`).
-        generation: arguments of `converse` other than seed.
+        places: of the prompts among all that `seed` fixes, when other processes have the others; by default 0 ... N - 1.
+        gamma: discount.
+        batch_size: rows decoded, and read by the critic, together.
+        generation: further arguments of `converse`. A continuation ends where the policy would have ended the response.
+
+    Returns:
+        The check, without states none of whose continuations could be scored.
     """
-    rollout = converse(policy, tokenizer, prompts, reply, seed=seed, **generation)
-    draws = torch.rand(len(prompts), generator=torch.Generator().manual_seed(seed + 1))
+    from vrpo.scoring import token_rewards  # which itself asks this module how good values are
+
+    if not prompts:
+        return MonteCarloCheck(torch.zeros(0), torch.zeros(0))
+    places = range(len(prompts)) if places is None else places
+    rollout = converse(policy, tokenizer, prompts, reply, seed=seed, places=places, batch_size=batch_size, **generation)
+    draws = torch.rand(places.stop, generator=torch.Generator().manual_seed(seed + 1))[places.start :]
     chosen = (draws * rollout.lengths).long()  # of the policy's tokens
     cuts = torch.tensor([int(mask.nonzero()[place, 0]) for mask, place in zip(rollout.response_mask, chosen, strict=True)])
     prefixes = [  # y_<cut is kept: cut 0 is the bare prompt
@@ -120,13 +133,19 @@ def monte_carlo_check(
         [prompt for prompt in prompts for _ in range(samples)],
         None if reply is None else lambda place, turns: reply(place // samples, turns),
         seed=seed + 2,
+        places=range(places.start * samples, places.stop * samples),
         prefixes=[prefix for prefix in prefixes for _ in range(samples)],
+        batch_size=batch_size,
         **generation,
     )
-    scores = torch.tensor([math.nan if value is None else value for value in score(decode(tokenizer, continued))])
-
+    scores = score(decode(tokenizer, continued))
+    earned = returns_to_go(token_rewards(scores, continued.response_mask), continued.response_mask, gamma)
+    returns = earned.gather(1, cuts.repeat_interleave(samples)[:, None])[:, 0]
+    returns[torch.tensor([value is None for value in scores])] = math.nan
+    monte_carlo = returns.view(-1, samples).nanmean(1)
+    known = monte_carlo.isfinite()
     values = critic.read(rollout, batch_size).gather(1, cuts[:, None])[:, 0]
-    return MonteCarloCheck(values, scores.view(-1, samples).nanmean(1))
+    return MonteCarloCheck(values[known], monte_carlo[known])
 
 
 def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float]:

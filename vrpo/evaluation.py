@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 
-from vrpo.config import GenerationConfig
+from vrpo.config import GenerationConfig, UserError
 from vrpo.conversation import Reply, converse, replies
 from vrpo.generation import decode, encode, generation_settings
 from vrpo.limits import check_prompts
 from vrpo.seeding import derive_seed
 from vrpo.types import Rollout
+
+SEEDED = 512  # rows whose samples one seed fixes
 
 
 def sample_texts(
@@ -29,6 +32,9 @@ def sample_texts(
     progress: str | None = None,
 ) -> tuple[list[list[str]], list[Rollout]]:
     """`samples` responses to each prompt, dialogues where `reply` answers them (its first argument counts the prompts).
+
+    Each run of `SEEDED` rows has a seed of its own, so that the samples do not depend on `generation.batch_size`; no more rows than that
+    are decoded together.
 
     Returns:
         texts, one list of `samples` per prompt, and the rollouts they come from: chunks of rows in the same order, samples
@@ -46,14 +52,14 @@ def sample_texts(
     texts: list[str] = []
     rollouts = []
     with tqdm(total=len(repeated), desc=progress, unit="response", disable=progress is None) as bar:
-        for start in range(0, len(repeated), generation.batch_size):
-            rows = repeated[start : start + generation.batch_size]
+        bounds = sorted({*range(0, len(repeated), SEEDED), *range(0, len(repeated), generation.batch_size)})
+        for start, stop in pairwise([*bounds, len(repeated)]):
+            first = start - start % SEEDED
+            options = {"seed": derive_seed(*seed, first), "places": range(start - first, stop - first), "max_turns": generation.max_turns}
             answer = None if reply is None else partial(_reply_to_sample, reply, start, samples)
-            rollouts.append(
-                converse(model, tokenizer, rows, answer, seed=derive_seed(*seed, start), max_turns=generation.max_turns, **settings)
-            )
+            rollouts.append(converse(model, tokenizer, repeated[start:stop], answer, **options, **settings))
             texts += decode(tokenizer, rollouts[-1])
-            bar.update(len(rows))
+            bar.update(stop - start)
     return [texts[i : i + samples] for i in range(0, len(texts), samples)], rollouts
 
 
@@ -124,7 +130,8 @@ class Accuracy:
 
     Attributes:
         mean: share of right responses.
-        ci95: interval of the mean from the spread over problems (Student's t), cut to [0, 1].
+        ci95: interval of the mean from the spread over problems (Student's t), cut to [0, 1]; where all are right or all wrong, the exact
+            binomial one.
         problems: number of problems that could be scored.
     """
 
@@ -140,16 +147,19 @@ def accuracy(scores: Sequence[Sequence[float | None]]) -> Accuracy:
         scores: one list of sample scores per problem.
 
     Raises:
-        ValueError: nothing could be scored.
+        UserError: nothing could be scored.
     """
     from scipy import stats
 
     per_problem = [sum(known) / len(known) for group in scores if (known := [s for s in group if s is not None])]
     if not per_problem:
-        raise ValueError("no response could be scored; check that the verifier can read the reference answers")
+        raise UserError("no response could be scored; check that the verifier can read the reference answers")
     values = torch.tensor(per_problem, dtype=torch.float64)
     mean = float(values.mean())
     if len(per_problem) < 2:
         return Accuracy(mean, (0.0, 1.0), len(per_problem))
+    if mean in (0.0, 1.0):  # no spread to go by, but not certain either
+        interval = stats.binomtest(int(mean) * len(per_problem), len(per_problem)).proportion_ci()
+        return Accuracy(mean, (float(interval.low), float(interval.high)), len(per_problem))
     half = float(stats.t.ppf(0.975, len(per_problem) - 1) * values.std() / len(per_problem) ** 0.5)
     return Accuracy(mean, (max(0.0, mean - half), min(1.0, mean + half)), len(per_problem))

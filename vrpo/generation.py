@@ -44,6 +44,7 @@ def generate(
     seed: int,
     batch_size: int = 512,
     places: Sequence[int] | None = None,
+    limits: Sequence[int] | None = None,
 ) -> Rollout:
     """Sample one response per prompt.
 
@@ -57,6 +58,7 @@ def generate(
         batch_size: rows decoded together.
         places: of the prompts in the batch that `seed` fixes, when others are sampled elsewhere (in another process, or not at all
             because their dialogue is over); by default 0 ... B - 1.
+        limits: longest response to each prompt, 1 ... `max_new_tokens`, where they differ.
 
     Returns:
         Rollout on the CPU, T = the longest response.
@@ -68,6 +70,7 @@ def generate(
     drawn = int(places.max()) + 1 if len(places) else 0
     uniforms = torch.rand((drawn, max_new_tokens), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)[places]
     stops = torch.tensor([eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=model.device)
+    longest = torch.tensor([max_new_tokens] * len(prompts) if limits is None else list(limits))
     ids, mask = pad_prompts(prompts, pad_token_id)
     shape = (len(prompts), max_new_tokens)
     responses = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -77,16 +80,19 @@ def generate(
     model.eval()
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
-        part = _decode(model, ids[rows].to(model.device), mask[rows].to(model.device), uniforms[rows].to(model.device), temperature, stops)
+        own = (part[rows].to(model.device) for part in (ids, mask, uniforms, longest))
+        part = _decode(model, *own, temperature, stops)
         for target, source in zip((responses, response_mask, logprobs), part, strict=True):
             target[rows, : source.shape[1]] = source.to(target.device)
     model.train(was_training)
-    longest = int(response_mask.sum(1).max())
+    width = int(response_mask.sum(1).max())
     responses = torch.where(response_mask, responses, torch.full_like(responses, pad_token_id))
-    return Rollout(ids, mask, responses[:, :longest], response_mask[:, :longest], logprobs[:, :longest])
+    return Rollout(ids, mask, responses[:, :width], response_mask[:, :width], logprobs[:, :width])
 
 
-def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: float, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _decode(
+    model, ids: Tensor, mask: Tensor, uniforms: Tensor, longest: Tensor, temperature: float, stops: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Decode one batch; returns responses, response_mask, logprobs, each [B, steps]."""
     count, steps = uniforms.shape
     responses = torch.zeros((count, steps), dtype=torch.long, device=ids.device)
@@ -120,7 +126,7 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
             raise UserError(
                 f"a text grew beyond the model's {limit} positions; lower generation.max_new_tokens or max_turns, or shorten prompts"
             )
-        running = running & ~torch.isin(chosen[:, 0], stops)
+        running = running & ~torch.isin(chosen[:, 0], stops) & (longest[rows] > step + 1)
         left = int(running.sum())
         if left == 0:
             return responses[:, : step + 1], response_mask[:, : step + 1], logprobs[:, : step + 1]
@@ -172,7 +178,7 @@ def end_tokens(model, tokenizer) -> list[int]:
 
 def encode(tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     """Prompts as token ids; special tokens are part of the text (see `vrpo.tasks.base`)."""
-    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    return tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
 
 
 def decode(tokenizer, rollout: Rollout) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,29 +20,50 @@ from vrpo.rewards.noise import confusion
 from vrpo.types import Experience, Rollout
 
 
+def repeats(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """How often each row's problem (its `id`, or its prompt) stands among the rows before it: what rewards get as `samples`."""
+    seen: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        problem = repr(row.get("id", row["prompt"]))
+        found.append(seen[problem])
+        seen[problem] += 1
+    return found
+
+
 def new_experience(rollout: Rollout, scores: Sequence[Score]) -> Experience:
     """A rollout with its scores on the last response token, or on the last token of each turn.
 
     Unscored rows lose their mask, and so leave every loss.
 
     Raises:
-        UserError: no response is scored, or one has another number of turns than of scores.
+        UserError: no response is scored; others as `token_rewards`.
     """
     require_scores(scores, "responses of an iteration")
     fields = {name: getattr(rollout, name) for name in ("prompts", "prompt_mask", "responses", "logprobs", "environment_mask")}
     scored = torch.tensor([score is not None for score in scores])
-    rewards = at_last_token(torch.tensor([total or 0.0 for total in totals(scores)]), rollout.response_mask)
+    rewards = token_rewards(scores, rollout.response_mask)
+    return Experience(**fields, response_mask=rollout.response_mask & scored[:, None], rewards=rewards, scored=scored)
+
+
+def token_rewards(scores: Sequence[Score], mask: Tensor) -> Tensor:
+    """Scores where they are earned, at the end of each response of `mask` [B, T] or of each of its turns; 0 for None. float32 [B, T].
+
+    Raises:
+        UserError: a response has another number of turns than of scores.
+    """
+    rewards = at_last_token(torch.tensor([total or 0.0 for total in totals(scores)]), mask)
     for row, score in enumerate(scores):
         if isinstance(score, int | float) or score is None:
             continue
-        ends = [turn.stop - 1 for turn in spans(rollout.response_mask[row])]
+        ends = [turn.stop - 1 for turn in spans(mask[row])]
         if len(ends) != len(score):
             raise UserError(
                 f"the reward gave {len(score)} scores to a response of {len(ends)} turns; it must give one number, or one a turn"
             )
         rewards[row] = 0.0
         rewards[row, ends] = torch.tensor(score, dtype=torch.float32)
-    return Experience(**fields, response_mask=rollout.response_mask & scored[:, None], rewards=rewards * scored[:, None], scored=scored)
+    return rewards
 
 
 def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +84,7 @@ def variance_parts(observed: Tensor, clean: Tensor, mask: Tensor) -> dict[str, f
 
 @torch.no_grad()
 def experience_metrics(
-    experience: Experience, observed: list[float | None], clean: list[float | None] | None, estimate: Callable[..., tuple]
+    experience: Experience, observed: Sequence[Score], clean: Sequence[Score] | None, estimate: Callable[..., tuple], gamma: float = 1.0
 ) -> dict[str, float]:
     """What a rollout says about reward, noise, length and critic.
 
@@ -69,29 +92,32 @@ def experience_metrics(
     (`advantage/variance`, `clean_variance`, `noise_variance`, `noise_covariance`). Both are estimated by `estimate(experience, rewards)`
     on the same responses and the same values, before whitening. Under GAE the values cancel out of N = sum_l (gamma lambda)^l (r - r_clean):
     a critic acts on the noise through the lambda it allows and through what it learned from noisy returns, not in this difference.
+
+    Values are held against the returns that they predict, discounted by `gamma`: what is earned from each token on, KL penalties in
+    the reward included (`critic/ev_observed`), and the same with clean scores instead of observed ones (`critic/ev_clean`).
     """
-    mask = experience.response_mask
-    scores, known = torch.tensor([score or 0.0 for score in observed]), experience.scored
+    mask, earned = experience.response_mask, {"observed": experience.rewards}
+    scores, known = torch.tensor([score or 0.0 for score in totals(observed)]), experience.scored
     metrics = {
         "reward/observed": float(scores[known].mean()) if known.any() else math.nan,
         "reward/unscored": float((~known).float().mean()),
     }
     if experience.reference_logprobs is not None:
         metrics["policy/kl"] = float(masked_mean(kl_k3(experience.logprobs, experience.reference_logprobs), mask))
-    clean_scores = None
     if clean is not None:
         both = known & torch.tensor([score is not None for score in clean])
-        clean_scores = torch.where(both, torch.tensor([score or 0.0 for score in clean]), scores)
-        rates = confusion(observed, clean)
-        advantages, _ = estimate(experience, experience.rewards)
-        without_noise, _ = estimate(experience, experience.rewards + at_last_token(clean_scores - scores, mask))
+        without_noise = [c if told else o for o, c, told in zip(observed, clean, both.tolist(), strict=True)]
+        earned["clean"] = experience.rewards + (token_rewards(without_noise, mask) - token_rewards(observed, mask))
+        rates = confusion(totals(observed), totals(clean))
+        advantages, without_noise = (estimate(experience, rewards)[0] for rewards in earned.values())
+        clean_scores = torch.tensor([score or 0.0 for score in totals(clean)])
         metrics |= {
             "reward/clean": float(clean_scores[both].mean()) if both.any() else math.nan,
             "reward/true_positive_rate": rates["true_positive_rate"],
             "reward/false_positive_rate": rates["false_positive_rate"],
         } | variance_parts(advantages, without_noise, mask)
     if experience.values is not None:
-        metrics |= critic_metrics(experience, scores, clean_scores)
+        metrics |= critic_metrics(experience, earned, gamma)
     for name in ("entropy", "surprisal"):
         if (active := getattr(experience, f"{name}_mask")) is not None:
             metrics[f"critic/activated_{name}"] = float(active.sum() / mask.sum().clamp(min=1))

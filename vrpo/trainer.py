@@ -27,7 +27,7 @@ from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weig
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
-from vrpo.diagnostics import HealthWarning, health_metrics, health_warnings, latent_metrics, monte_carlo_check
+from vrpo.diagnostics import HealthWarning, MonteCarloCheck, health_metrics, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
 from vrpo.generation import decode, encode, generation_settings
 from vrpo.lora import add_lora, without_lora
@@ -38,7 +38,7 @@ from vrpo.preflight import check_run
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
 from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
-from vrpo.scoring import experience_metrics, new_experience
+from vrpo.scoring import experience_metrics, new_experience, repeats
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.types import Experience, Rollout
@@ -66,9 +66,10 @@ class Trainer:
         generation: how responses are sampled.
         precision: of forward passes; the weights keep the type they have.
         clean_reward: same signature, for measurement only; None where no clean reward is known.
+        accuracy: same signature, what `validation/accuracy` is the mean of; by default `clean_reward` (or `reward`).
         environment: answers the policy's turns and makes responses dialogues (see `vrpo.conversation`); rewards then get the policy's
             turns joined by `vrpo.prompts.TURN_SEPARATOR`. None: one turn, one response.
-        validation: held-out rows, measured with `clean_reward` (or `reward`).
+        validation: held-out rows, measured with `accuracy`; the critic's Monte-Carlo check on them uses `clean_reward` (or `reward`).
         checkpoint: file that holds the run's state between iterations; None: no checkpoints.
         on_log: called with each iteration's row of metrics.
         on_resume: called once with the rows so far when a run goes on from its checkpoint.
@@ -93,6 +94,7 @@ class Trainer:
         generation: GenerationConfig | None = None,
         precision: Precision = "float32",
         clean_reward: Reward | None = None,
+        accuracy: Reward | None = None,
         environment: Environment | None = None,
         validation: Iterable[Any] = (),
         checkpoint: Path | None = None,
@@ -107,6 +109,7 @@ class Trainer:
         self.generation = generation or GenerationConfig()
         self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer, "validation data", none=True)
         self.reward, self.clean_reward, self.environment = reward, clean_reward, environment
+        self.accuracy = accuracy or clean_reward or reward
         check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
         self.fingerprint = {
@@ -139,7 +142,7 @@ class Trainer:
             self.policy,
             self.algorithm,
             temperature=self.generation.temperature,
-            max_new_tokens=self.generation.max_new_tokens,
+            max_new_tokens=self.generation.max_new_tokens * (1 if environment is None else self.generation.max_turns),
             seed=seed,
             precision=precision,
             processes=self.processes,
@@ -168,7 +171,7 @@ class Trainer:
         count = self.algorithm.warmup_rollouts
         if self.critic is not None and count:
             rows = stream(self.problems, 0, count, self.seed, "warmup")
-            experience, row = self.collect(rows, [0] * count, iteration=0)
+            experience, row = self.collect(rows, repeats(rows), iteration=0)
             size = max(1, self.prompts_per_iteration // self.config.minibatches)
             row |= self.update(
                 experience, 0, steps=math.ceil(count / size), policy_epochs=0, critic_epochs=self.config.critic.warmup_epochs
@@ -181,7 +184,7 @@ class Trainer:
         start = (iteration - 1) * self.prompts_per_iteration
         prompts = stream(self.problems, start, self.prompts_per_iteration, self.seed, "train")
         rows = [row for row in prompts for _ in range(group)]
-        experience, metrics = self.collect(rows, list(range(group)) * len(prompts), iteration)
+        experience, metrics = self.collect(rows, repeats(rows), iteration)
         warm = min(1.0, iteration / max(self.config.lr_warmup, 1))
         self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
         critic_epochs = self.config.critic.epochs if self.critic is not None else 0
@@ -221,14 +224,13 @@ class Trainer:
             texts = decode(self.tokenizer, rollout)
             given = self.score(self.reward, rows, texts, iteration, samples)
             clean = self.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
-            observed, clean = totals(given), clean and totals(clean)
         with self.timer("values"):
             reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
             experience, readings = self.read(new_experience(rollout, given), reference)
         if self.config.kl_coefficient and self.config.kl_in == "reward":
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
-        metrics = experience_metrics(experience, observed, clean, self.algorithm.estimate)
+        metrics = experience_metrics(experience, given, clean, self.algorithm.estimate, self.config.gamma)
         metrics |= latent_metrics(readings, experience.response_mask)
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
@@ -295,32 +297,40 @@ class Trainer:
         """Held-out accuracy of the policy and, with `critic`, the critic's correlation with Monte-Carlo values."""
         if not self.validation:
             return {}
-        reward, step = self.clean_reward or self.reward, self.iteration + 1
         with self.timer("measure"):
             rollout = self.sample(self.validation, derive_seed(self.seed, "validation"))
-            scores = self.score(reward, self.validation, decode(self.tokenizer, rollout), step, [0] * len(rollout))
+            texts = decode(self.tokenizer, rollout)
+            scores = self.score(self.accuracy, self.validation, texts, self.iteration + 1, repeats(self.validation))
             require_scores(scores, "responses to the validation data")
             known = [score for score in totals(scores) if score is not None]
             metrics = {"validation/accuracy": sum(known) / len(known), "validation/length": float(rollout.lengths.float().mean())}
-            rows, samples = self.validation[: self.config.monte_carlo_prefixes], self.config.monte_carlo_samples
-            if not critic or self.critic is None or not rows:
-                return metrics
-            repeated = [row for row in rows for _ in range(samples)]
+            rows = self.validation[: self.config.monte_carlo_prefixes]
+            if critic and self.critic is not None and rows:
+                check = self._check_critic(rows, self.iteration + 1)
+                metrics |= {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error, "critic/slope_mc": check.slope}
+        return metrics
+
+    def _check_critic(self, rows: Sequence[Row], step: int) -> MonteCarloCheck:
+        """Monte-Carlo check in one state of a response to each row, each process on its share."""
+        samples, reward = self.config.monte_carlo_samples, self.clean_reward or self.reward
+        repeated, mine = [row for row in rows for _ in range(samples)], self.processes.share(len(rows))
+        own = slice(mine.start * samples, mine.stop * samples)
+        with self.updater.autocast():
             check = monte_carlo_check(
                 self.policy,
                 self.critic,
                 self.tokenizer,
-                encode(self.tokenizer, [row["prompt"] for row in rows]),
-                lambda texts: totals(
-                    call_reward(reward, repeated, texts, step, list(range(samples)) * len(rows), self.config.reward_timeout)
-                ),
+                encode(self.tokenizer, [row["prompt"] for row in rows[mine]]),
+                lambda texts: call_reward(reward, repeated[own], texts, step, repeats(repeated)[own], self.config.reward_timeout),
                 samples=samples,
                 seed=derive_seed(self.seed, step, "monte carlo"),
-                reply=replies(self.environment, rows),
+                reply=replies(self.environment, rows[mine]),
+                places=range(mine.start, mine.stop),
+                gamma=self.config.gamma,
                 max_turns=self.generation.max_turns,
                 **generation_settings(self.policy, self.tokenizer, self.generation),
             )
-        return metrics | {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error, "critic/slope_mc": check.slope}
+        return MonteCarloCheck.concatenate(self.processes.gather(check))
 
     def save(self) -> None:
         """Write the checkpoint."""

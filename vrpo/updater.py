@@ -29,7 +29,7 @@ class Updater:
         config: the run's parameters.
         policy: causal LM.
         algorithm: see `vrpo.algorithms.ppo.PPO`.
-        temperature, max_new_tokens: of the samples.
+        temperature, max_new_tokens: of the samples; in dialogues the tokens of all turns.
         seed: the run's.
         precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
         processes: who shares the work.
@@ -106,7 +106,8 @@ class Updater:
             micro = mine[rows].trim().to(self.processes.device)
             with self.autocast():
                 terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
-            self.scaler.scale(sum(terms.values())).backward()
+            loss = sum(term * (self.config.critic.loss_weight if name.startswith("critic/") else 1.0) for name, term in terms.items())
+            self.scaler.scale(loss).backward()
             for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
                 sums[name] = sums.get(name, 0.0) + share
         parts = self.processes.gather(sums)
@@ -147,7 +148,7 @@ class Updater:
                 with torch.set_grad_enabled(not self.shared):
                     hidden = self.critic_states(micro)
             value_terms, readings = self.algorithm.value_terms(micro, hidden, counts)
-            terms |= {f"critic/{name}": self.config.critic.loss_weight * term for name, term in value_terms.items()}
+            terms |= {f"critic/{name}": term for name, term in value_terms.items()}
             metrics |= {f"critic/{name}": reading for name, reading in readings.items()}
         return terms, metrics
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import base, evaluate, label, prepare, report, reward, sft, train, validate
+from pipeline import base, evaluate, label, observed, prepare, report, reward, sft, train, validate
 from pipeline.stage import read_jsonl
 from vrpo import evaluation
 from vrpo.config import Params, UserError
@@ -111,11 +111,11 @@ def test_a_reward_model_reads_whole_dialogues(project, monkeypatch) -> None:
     task, answer = DialogueTask(), rows[0]["answer"]
     prompts, right = [task.prompt(rows[0]["question"])] * 2, task.canonical_response(answer)
     responses = [right, right.replace("=", "= ", 1)]
-    observed = train._observed_reward(config, task, 0)(prompts, responses, answer=[answer] * 2)
+    seen = observed.observed_reward(config, task, 0)(prompts, responses, answer=[answer] * 2)
     whole = reward.load_scorer(config)(prompts, [task.completion(response, answer) for response in responses])
-    assert observed == pytest.approx([1 / (1 + math.exp(-score)) for score in whole], abs=1e-6)
+    assert seen == pytest.approx([1 / (1 + math.exp(-score)) for score in whole], abs=1e-6)
     pairs = evaluation.PolicySamples([rows[0]], [responses], [], [1.0, 0.0])
-    assert evaluate._observed(config, task, pairs) == pytest.approx(observed)  # the learned reward, not a rule on labels
+    assert evaluate._rewards(config, task, pairs, 0, None)[0] == pytest.approx(seen)  # the learned reward, not a rule on labels
     assert whole != pytest.approx(reward.load_scorer(config)(prompts, responses), abs=1e-6)  # what the user said is read, too
 
 

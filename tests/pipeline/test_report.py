@@ -286,3 +286,16 @@ def test_user_errors_name_the_file(tmp_path, monkeypatch):
     (tmp_path / "data/evaluations/ppo-0.json").write_text("{")
     with pytest.raises(UserError, match=r"ppo-0\.json: not valid JSON"):
         report.run(Params(), Record())
+
+
+def test_learned_rewards_are_reported_with_their_own_noise(project, monkeypatch) -> None:
+    """Labels that no reward reads are not claimed; flips that act on learned rewards are."""
+    noise = {"kind": "model_reward", "reward": "model", "label_error": 0.2, "false_positive_rate": 0.35, "prompt_flip_rate": 0.1}
+    summary = read_summary()
+    summary["runs"][0]["noise"] = noise
+    run = runs.Run("ppo", 0, summary["runs"][0])
+    assert dict(sections.facts([run], summary))["Noise"] == (
+        "model reward, preferences wrong: 20 %, flips 0 to 1: 35 %, problems inverted: 10 %"
+    )
+    names = [row[0] for row in sections._labels(summary, {"labels_table": ""})["rows"]]
+    assert "set: preference pairs in the wrong order" in names and "labels that are right" not in names

@@ -9,7 +9,7 @@ from vrpo.advantages import compute_gae
 from vrpo.config import GenerationConfig
 from vrpo.conversation import converse, replies
 from vrpo.critic import ValueModel
-from vrpo.generation import encode, generate, generation_settings
+from vrpo.generation import encode, generate, generation_settings, spans
 from vrpo.models import new_llama
 from vrpo.tasks.chain import new_tokenizer
 from vrpo.tasks.dialogue.task import DialogueTask
@@ -60,6 +60,7 @@ def test_each_kind_is_shown_and_unscored_ones_are_not() -> None:
     observed, clean = [1.0, 1.0, 0.0, 1.0, None, 0.0], [0.0, 1.0, 1.0, 0.0, 1.0, 0.0]
     assert choose(observed, clean) == [1, 2, 0, 3, 5]
     assert choose([1.0] * 5, [1.0] * 5) == [0, 1]
+    assert choose([0.3, -0.7, 0.3], [0.0, 1.0, 1.0], middle=-0.2) == [2, 1, 0]  # corrected rewards
 
 
 def test_numbers_are_those_of_the_models(models) -> None:
@@ -101,3 +102,18 @@ def test_colours_say_size_and_sign() -> None:
     shown = heat_map(response, scales_of([response]))
     assert [strip["label"] for strip in shown["strips"]] == ["entropy", "surprisal"]
     assert [cell["number"] for cell in shown["strips"][0]["cells"]] == ["0.500", "0.250"]
+
+
+def test_rewards_of_turns_are_advantages_at_the_ends_of_turns(dialogue) -> None:
+    tokenizer, policy, rollout = dialogue
+    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=4, seed=0).eval()
+    turns = [spans(mask) for mask in rollout.response_mask]
+    observed, clean = ([[value] * len(found) for found in turns] for value in (0.25, 0.5))
+    responses = read_tokens(policy, critic, tokenizer, rollout, observed, clean, temperature=0.5, gamma=1.0, lam=1.0)
+    for row, response in enumerate(responses):
+        places = rollout.response_mask[row].nonzero().flatten().tolist()
+        steps = [sum(turn.stop > place for turn in turns[row]) for place in places]
+        assert len(set(steps)) == 2  # turns to come
+        gaps = [c - o for c, o in zip(response["advantages_clean"], response["advantages_observed"], strict=True)]
+        assert gaps == pytest.approx([0.25 * step for step in steps], abs=2e-4)
+        assert (response["observed"], response["clean"]) == (0.5, 1.0) and response["kind"] == "right and rewarded"

@@ -287,6 +287,8 @@ def test_noise_in_words() -> None:
     flips = Params(label={"source": "clean", "false_positive_rate": 0.2, "heavy_tail_scale": 0.5})
     assert tracking.describe_noise(flips.model_dump()) == "clean labels, 20% 0 to 1, heavy tails 0.5"
     assert tracking.describe_noise(Params(reward={"kind": "model"}).model_dump()) == "reward model, 20% wrong pairs"
+    both = Params(reward={"kind": "implicit"}, label={"false_negative_rate": 0.1, "wrong_reference_rate": 0.3})  # labels that nobody reads
+    assert tracking.describe_noise(both.model_dump()) == "implicit reward, 20% wrong pairs, 10% 1 to 0"
 
 
 def test_sync_names_the_record_and_the_store_that_does_not_answer(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

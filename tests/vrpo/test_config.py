@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vrpo.config import UserError, load_params, resolve_params
+from vrpo.config import Params, UserError, load_params, resolve_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,3 +73,21 @@ def test_files_that_are_no_parameters(tmp_path) -> None:
         (tmp_path / "params.yaml").write_text(text)
         with pytest.raises(UserError, match=message):
             load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reward": {"kind": "model", "correction": "backward"}},
+            "reward.kind = 'model': nobody knows how often.*set reward.checked_samples",
+        ),
+        (
+            {"reward": {"correction": "forward"}, "label": {"heavy_tail_scale": 0.1, "heavy_tail_degrees": 1.0}},
+            "label.heavy_tail_degrees = 1: such tails have no mean.*raise the degrees above 1",
+        ),
+    ],
+)
+def test_a_correction_that_cannot_be_right_is_refused(changes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Params.model_validate(changes)

@@ -235,3 +235,45 @@ def test_a_tokenizer_without_template_is_refused(task, problems, policy, request
             encode_turns(plain, ["ask date", "on_monday"])
     finally:
         plain.chat_template = template
+
+
+def test_a_state_of_a_dialogue_is_worth_the_turns_to_come(tokenizer) -> None:
+    """With a reward a turn, what the turns before a state earned is no part of its value."""
+    task, problems, policy, prompts, settings, _ = talk(tokenizer)
+    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
+    counted = []
+
+    def score(texts):
+        counted.extend(len(text.split(TURN_SEPARATOR)) for text in texts)
+        return [[1.0] * len(text.split(TURN_SEPARATOR)) for text in texts]
+
+    check = monte_carlo_check(
+        policy, critic, tokenizer, prompts, score, samples=2, seed=0, reply=replies(task.environment, problems), **settings
+    )
+    whole = torch.tensor(counted).view(-1, 2).float().mean(1)
+    assert (check.monte_carlo >= 1).all() and (check.monte_carlo <= whole).all()  # the turn that it is in counts
+    assert (check.monte_carlo < whole).any()
+
+
+def test_dr_grpo_divides_by_the_longest_possible_dialogue(tokenizer) -> None:
+    run = new_trainer(tokenizer, "dr_grpo", lambda prompts, responses, **_: [float(len(text)) for text in responses])
+    experience, _ = run.collect([row for row in run.problems[:4] for _ in range(4)], list(range(4)) * 4, 1)
+    longest = SETTINGS.max_new_tokens * SETTINGS.max_turns
+    found, mask = run.updater.step(experience, 1, True, False), experience.response_mask
+    losses = -experience.advantages[mask].sum() / (len(experience) * longest)  # before the first step the ratio is 1
+    assert found["policy/loss"] == pytest.approx(float(losses), rel=1e-4) and abs(float(losses)) > 1e-4
+
+
+def test_clean_rewards_of_turns_show_no_noise_and_are_no_accuracy(tokenizer) -> None:
+    """What training sees is the clean reward: one explained variance, no noise in the advantages; accuracy has a reward of its own."""
+
+    def turns(prompts, responses, **_):
+        return [[float(len(turn) % 2) for turn in text.split(TURN_SEPARATOR)] for text in responses]
+
+    run = new_trainer(tokenizer, "ppo", turns)
+    run.clean_reward, run.accuracy = turns, lambda prompts, responses, **_: [0.25] * len(responses)
+    log = run.run()
+    assert {row["validation/accuracy"] for row in log} == {0.25} and log[0]["reward/observed"] > 0.3
+    for row in log:
+        assert row["reward/observed"] == row["reward/clean"] and row["advantage/noise_variance"] == 0
+        assert row["critic/ev_observed"] == row["critic/ev_clean"]

@@ -8,7 +8,7 @@ import torch
 from vrpo.advantages import group_relative_advantages
 from vrpo.config import UserError
 from vrpo.rewards.corrections import FlipRates, backward_correction, estimate_rates, forward_correction
-from vrpo.rewards.noise import NoiseChannel
+from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
 
 COUNT = 40_000
 RATES = FlipRates(0.1, 0.3)
@@ -50,3 +50,29 @@ def test_corrections_change_nothing_in_z_scored_groups_and_keep_unscored() -> No
         assert corrected != observed
         assert torch.allclose(group_relative_advantages(torch.tensor(corrected), 8), plain, atol=1e-5)
         assert correct([None], RATES) == [None]
+
+
+@pytest.mark.parametrize("inverted", [0.0, 0.15, 0.6])
+def test_known_rates_count_the_problems_that_are_inverted(inverted: float) -> None:
+    rates = FlipRates.known(0.1, 0.3, inverted)
+    channel = compose(PromptFlip(inverted, seed=0), NoiseChannel(0.1, 0.3, seed=0))
+    key = {"step": 0, "ids": [str(i) for i in range(COUNT)], "samples": [0] * COUNT}
+    measured = {clean: sum(channel([clean] * COUNT, **key)) / COUNT for clean in (0.0, 1.0)}
+    assert measured == pytest.approx({0.0: rates.false_positive, 1.0: 1 - rates.false_negative}, abs=3 / math.sqrt(COUNT))
+    assert rates.signal == pytest.approx(RATES.signal * (1 - 2 * inverted))
+    if inverted > 0.5:
+        with pytest.raises(UserError, match="carry no signal"):
+            backward_correction([1.0], rates)
+    else:
+        for clean in (0.0, 1.0):
+            assert sum(backward_correction(channel([clean] * COUNT, **key), rates)) / COUNT == pytest.approx(clean, abs=0.03)
+
+
+def test_checked_rates_undo_tails_and_learned_rewards_too() -> None:
+    """They are means, so that what is corrected is right on average, whatever form the observed rewards have."""
+    clean = [float(i % 2) for i in range(COUNT)]
+    key = {"step": 0, "ids": [str(i) for i in range(COUNT)], "samples": [0] * COUNT}
+    for observed in (HeavyTail(0.4, 5.0, seed=0)(flipped(clean), **key), [0.3 + 0.2 * value for value in clean]):
+        corrected = backward_correction(observed, estimate_rates(observed, clean))
+        for value in (0.0, 1.0):
+            assert 2 * sum(c for c, truth in zip(corrected, clean, strict=True) if truth == value) / COUNT == pytest.approx(value, abs=1e-6)

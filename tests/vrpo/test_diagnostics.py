@@ -33,23 +33,80 @@ def test_slope_is_the_scale_of_values() -> None:
     assert math.isnan(MonteCarloCheck(truth, torch.ones(4)).slope)
 
 
+SAMPLING = {"max_new_tokens": 6, "temperature": 1.0}
+
+
+def check(policy, tokenizer, problems, score, critic=None, **options) -> MonteCarloCheck:
+    critic = critic or ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
+    prompts = encode(tokenizer, [row["prompt"] for row in problems])
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return monte_carlo_check(policy, critic, tokenizer, prompts, score, seed=0, **SAMPLING, **ends, **options)
+
+
 def test_monte_carlo_check_scores_prefix_and_continuation_together(policy, tokenizer, problems) -> None:
-    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
-    prompts = encode(tokenizer, [row["prompt"] for row in problems[:12]])
-    settings = {"max_new_tokens": 6, "temperature": 1.0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     seen = []
 
     def score(responses):
         seen.extend(responses)
-        return [float(len(response) > 6) for response in responses]
+        return [float(len(response) > 4) for response in responses]
 
-    check = monte_carlo_check(policy, critic, tokenizer, prompts, score, samples=5, seed=0, **settings)
-    assert len(seen) == 60 and check.values.shape == check.monte_carlo.shape == (12,)
-    assert torch.allclose(check.values, torch.full((12,), 0.5))  # an untrained head says one half
-    longer = torch.tensor([[len(r) > 6 for r in seen[i : i + 5]] for i in range(0, 60, 5)]).float().mean(1)
-    assert torch.equal(check.monte_carlo, longer) and longer.sum() > 0  # longer than one continuation can be: the prefix is there
-    for i in range(0, 60, 5):  # samples of one state share its prefix
-        assert len({r[:1] for r in seen[i : i + 5] if len(r) > 6}) <= 1
+    found = check(policy, tokenizer, problems[:12], score, samples=5)
+    assert len(seen) == 60 and found.values.shape == found.monte_carlo.shape == (12,)
+    assert torch.allclose(found.values, torch.full((12,), 0.5))  # an untrained head says one half
+    longer = torch.tensor([[len(r) > 4 for r in seen[i : i + 5]] for i in range(0, 60, 5)]).float().mean(1)
+    assert torch.equal(found.monte_carlo, longer) and longer.sum() > 0
+    shared = [sum(len(set(column)) == 1 for column in zip(*seen[i : i + 5], strict=False)) for i in range(0, 60, 5)]
+    assert max(shared) >= 4  # samples of one state share its prefix
+
+
+def test_continuations_end_where_the_policy_would_have_ended(policy, tokenizer, problems) -> None:
+    """A state four tokens into a response of six has two to go, not six anew."""
+    lengths = []
+
+    def score(responses):
+        lengths.extend(len(tokenizer(response, add_special_tokens=False)["input_ids"]) for response in responses)
+        return [1.0] * len(responses)
+
+    check(policy, tokenizer, problems, score, samples=5)
+    assert max(lengths) == SAMPLING["max_new_tokens"]
+
+
+def test_states_that_nobody_can_score_are_left_out(policy, tokenizer, problems) -> None:
+    def score(responses):
+        return [None if i < 5 else float(len(response) > 4) for i, response in enumerate(responses)]
+
+    found = check(policy, tokenizer, problems[:12], score, samples=5)
+    assert found.monte_carlo.shape == found.values.shape == (11,) and found.monte_carlo.isfinite().all()
+
+
+@pytest.mark.parametrize("dialogue", [False, True])
+def test_shares_and_batches_of_a_monte_carlo_check_are_the_whole(policy, tokenizer, problems, dialogue: bool) -> None:
+    """Each process does its states, with as many rows together as `batch_size` allows."""
+    if dialogue:
+        tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}.{% endfor %}"
+    options = {"samples": 3, "reply": (lambda place, turns: "1+" if len(turns) < 2 else None) if dialogue else None, "max_turns": 2}
+    try:
+        parts = [
+            check(policy, tokenizer, problems[rows.start : rows.stop], lengths, places=rows, batch_size=2, **options)
+            for rows in (range(5), range(5, 5), range(5, 9))
+        ]
+        whole = check(policy, tokenizer, problems[:9], lengths, **options)
+    finally:
+        tokenizer.chat_template = None
+    joined = MonteCarloCheck.concatenate(parts)
+    assert torch.equal(joined.monte_carlo, whole.monte_carlo) and len(whole.monte_carlo.unique()) > 3
+    assert torch.allclose(joined.values, whole.values)
+
+
+def lengths(responses):
+    return [float(len(response)) for response in responses]
+
+
+def test_a_state_is_worth_what_is_earned_after_it(policy, tokenizer, problems) -> None:
+    whole, discounted = (
+        check(policy, tokenizer, problems[:12], lambda rs: [1.0] * len(rs), samples=3, gamma=gamma) for gamma in (1.0, 0.5)
+    )
+    assert whole.monte_carlo.eq(1.0).all() and discounted.monte_carlo.min() < 0.5
 
 
 def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tokenizer, problems, monkeypatch) -> None:

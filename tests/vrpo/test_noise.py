@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from vrpo.config import UserError
 from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose, confusion, majority_vote
 
 
@@ -66,3 +67,22 @@ def test_channels_compose_in_order() -> None:
     assert compose(up, down)([0.0, 1.0], **key) == [0.0, 0.0]
     assert compose(down, up)([0.0, 1.0], **key) == [1.0, 1.0]
     assert compose()([0.0, None], **key) == [0.0, None]
+
+
+def test_learned_rewards_are_flipped_to_their_opposite_and_counted_by_their_means() -> None:
+    key = {"step": 0, "ids": ["a", "b", "c"], "samples": [0] * 3}
+    learned = [0.9, 0.2, None]
+    assert NoiseChannel(0.0, 1.0, seed=0)(learned, **key) == pytest.approx([0.1, 0.2, None])
+    assert NoiseChannel(1.0, 0.0, seed=0)(learned, **key) == pytest.approx([0.9, 0.8, None])
+    assert PromptFlip(1.0, seed=0)(learned, **key) == pytest.approx([0.1, 0.8, None])
+    found = confusion([0.9, 0.7, 0.3, 0.1, 0.2], [1.0, 1.0, 1.0, 0.0, 0.0])
+    assert found["true_positive_rate"] == pytest.approx(1.9 / 3) and found["false_positive_rate"] == pytest.approx(0.15)
+    below = confusion([-0.7, -0.7, 0.3], [1.0, 0.0, 1.0])  # corrected: values of 0.3 and -0.7 are no misses
+    assert below["youden_j"] == pytest.approx(0.5)
+
+
+def test_a_reward_without_an_opposite_is_not_flipped_in_silence() -> None:
+    key = {"step": 0, "ids": ["a"], "samples": [0]}
+    for channel in (NoiseChannel(1.0, 1.0, seed=0), PromptFlip(1.0, seed=0)):
+        with pytest.raises(UserError, match=r"reward of 5 \(problem 'a'\) cannot be flipped"):
+            channel([5.0], **key)

@@ -4,13 +4,14 @@ import random
 
 import pytest
 import torch
-from tiny import trainer
+from tiny import config, trainer
 
-from vrpo.algorithms.oracle import calibrated
+from vrpo.algorithms.oracle import Oracle, calibrated
 from vrpo.config import UserError
+from vrpo.scoring import experience_metrics, new_experience
 from vrpo.tasks.chain import ChainTask, work_through
 from vrpo.tasks.chain_oracle import ChainOracle, read_sheet, success_chances
-from vrpo.types import Experience
+from vrpo.types import Experience, Rollout
 
 
 def test_chances_equal_what_happens() -> None:
@@ -77,3 +78,20 @@ def test_the_oracle_trains_without_a_critic_or_its_rollouts(tokenizer, problems)
     log = run.run()
     assert run.critic is None and run.rollouts == 96 and run.policy_updates == 6
     assert all(row["policy/grad_norm"] > 0 for row in log[1:])
+
+
+def test_noise_of_the_oracle_s_advantages_is_that_of_the_rewards_alone() -> None:
+    """Both are estimated over the same values; two fits would leave their difference in the noise."""
+    oracle = Oracle(config(gae_lambda=0.8), None, 0)
+    lengths = torch.tensor([1, 3, 4, 2] * 8)
+    mask = torch.arange(4) < lengths[:, None]
+    success = torch.rand(mask.shape, generator=torch.Generator().manual_seed(0)) * mask
+    oracle.success = lambda experience: success
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    clean = [float(i % 3 == 0) for i in range(32)]
+    observed = [1 - value if i % 5 == 0 else value for i, value in enumerate(clean)]
+    experience = new_experience(Rollout(ids[:, :1], mask[:, :1], ids, mask, torch.zeros(mask.shape)), observed)
+    flips = torch.tensor(observed) - torch.tensor(clean)
+    noise = (flips[:, None] * 0.8 ** (lengths[:, None] - 1 - torch.arange(4)))[mask]
+    found = experience_metrics(experience, observed, clean, oracle.estimate)
+    assert found["advantage/noise_variance"] == pytest.approx(float(noise.var(correction=0)), rel=1e-4)

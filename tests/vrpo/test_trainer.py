@@ -292,3 +292,51 @@ def test_learning_works(tokenizer, problems) -> None:
         log = trainer(tokenizer, problems, method, reward=mostly_digits, changes=changes).run()
         rewards = [row["reward/observed"] for row in log if "policy/loss" in row]
         assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2, method
+
+
+@pytest.mark.parametrize("method", ["vrpo", "grpo"])
+def test_every_repeat_of_a_prompt_in_an_iteration_is_a_sample_of_its_own(tokenizer, problems, method: str) -> None:
+    """Noise is drawn by iteration, problem and sample: one key twice would be one flip for both."""
+    keys = []
+
+    def reward(prompts, responses, *, id, step, samples, **columns):
+        keys.extend((step, problem, sample) for problem, sample in zip(id, samples, strict=True))
+        return count_digits(prompts, responses)
+
+    run = trainer(tokenizer, problems[:7], method, reward=reward, clean_reward=count_digits, changes={"monte_carlo_prefixes": 0})
+    run.run()
+    assert len(keys) == len(set(keys)) == run.rollouts == 96
+    assert max(sample for _, _, sample in keys) >= 3
+
+
+def test_logged_losses_are_not_those_times_their_weight(tokenizer, problems) -> None:
+    light, full = {}, {}
+    for metrics, weight in ((light, 0.25), (full, 1.0)):
+        run = trainer(tokenizer, problems, "vrpo", changes={"critic": {"loss_weight": weight}})
+        experience, _ = run.collect(problems[:16], [0] * 16, iteration=1)
+        experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+        metrics |= run.updater.step(experience, 1, False, True)
+    losses = [f"critic/{name}" for name in ("mse", "kl", "semantic")]
+    assert {name: light[name] for name in losses} == {name: full[name] for name in losses} and full["critic/mse"] > 0
+    assert light["critic/grad_norm"] == pytest.approx(0.25 * full["critic/grad_norm"], rel=1e-4)
+
+
+def test_nothing_scored_is_no_accuracy_of_zero(tokenizer, problems) -> None:
+    unknown = {"clean_reward": lambda prompts, responses, **_: [None] * len(responses)}
+    with pytest.raises(UserError, match="validation data"):
+        trainer(tokenizer, problems, "ppo", **unknown).measure(critic=True)
+    run = trainer(tokenizer, problems, "ppo", accuracy=lambda prompts, responses, **_: [0.25] * len(responses), clean_reward=count_digits)
+    assert run.measure(critic=False)["validation/accuracy"] == 0.25
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_monte_carlo_check_decodes_in_batches_and_at_the_run_s_precision(tokenizer, problems, precision: str) -> None:
+    run, seen = trainer(tokenizer, problems, "ppo", precision=precision, batch_size=3), []
+
+    def hook(module, arguments, keywords) -> None:
+        seen.append((len(keywords["input_ids"]), torch.is_autocast_enabled("cpu")))
+
+    for model in (run.policy, run.critic.backbone):
+        model.register_forward_pre_hook(hook, with_kwargs=True)
+    run.measure(critic=True)
+    assert max(rows for rows, _ in seen) == 3 and {cast for _, cast in seen} == {precision == "bfloat16"}

@@ -16,5 +16,5 @@ class DrGRPO(GRPO):
         return group_relative_advantages(scores, self.group_size, scored, scale=False)
 
     def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:
-        """Scored responses times the longest possible response."""
+        """Scored responses times the longest possible response, in a dialogue all of its turns."""
         return mask.any(1).sum() * max_new_tokens

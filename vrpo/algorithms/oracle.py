@@ -17,7 +17,8 @@ class Oracle(PPO):
     """Advantages from GAE over V(s_t) = E[observed reward | s_t], which somebody knows; nothing is learned and no rollout spent on it.
 
     `success` gives the chance [B, T] that a response ends right from each state on. The observed reward's expectation is an affine
-    function of it, fitted to the batch by least squares (arXiv 2508.03058 has no such baseline; it is a measuring rod).
+    function of it, fitted to the batch by least squares (arXiv 2508.03058 has no such baseline; it is a measuring rod). The fit is
+    that of the observed rewards, whatever rewards the advantages are asked for: one baseline, so that a difference is noise alone.
     """
 
     def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
@@ -38,7 +39,7 @@ class Oracle(PPO):
                 "method 'oracle' needs a task whose values are known; use domain: math with prepare.dataset: procedural, or another method"
             )
         mask = experience.response_mask
-        values = calibrated(self.success(experience), (rewards * mask).sum(1), mask)
+        values = calibrated(self.success(experience), (experience.rewards * mask).sum(1), mask)
         return compute_gae(rewards, values, mask, self.config.gamma, self.config.gae_lambda), None
 
 

@@ -71,7 +71,7 @@ class PPO:
         return replace(experience, values=readings["values"], critic_inputs=readings.get("critic_inputs"))
 
     def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Weighted terms of the value loss, whose sum is minimised, and further metrics. PPO: L_mse = mean_t (V_t - R_t)^2.
+        """Terms of the value loss, whose sum is minimised, and further metrics. PPO: L_mse = mean_t (V_t - R_t)^2.
 
         Args:
             batch: a micro-batch.

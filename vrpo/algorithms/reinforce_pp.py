@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from vrpo.advantages import compute_gae
+from vrpo.advantages import returns_to_go
 from vrpo.algorithms.grpo import GRPO
 from vrpo.config import TrainConfig
 from vrpo.types import Experience
@@ -22,5 +21,5 @@ class ReinforcePP(GRPO):
         self.group_size, self.gamma = 1, config.gamma
 
     def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
-        """Returns [B, T]: generalised advantages with lambda 1 over values that are all zero."""
-        return compute_gae(rewards, torch.zeros_like(rewards), experience.response_mask, self.gamma, 1.0), None
+        """Returns [B, T]; there are no value targets."""
+        return returns_to_go(rewards, experience.response_mask, self.gamma), None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vrpo.config import UserError
 from vrpo.rewards.noise import confusion
@@ -28,6 +29,14 @@ class FlipRates:
     false_negative: float
     checked: int | None = None
 
+    @classmethod
+    def known(cls, false_positive: float, false_negative: float, prompt_flip: float = 0.0) -> FlipRates:
+        """Of rewards that are inverted in a share `prompt_flip` of the problems and then flipped, as `PromptFlip` and `NoiseChannel` do."""
+        kept = 1.0 - prompt_flip
+        return cls(
+            kept * false_positive + prompt_flip * (1.0 - false_negative), kept * false_negative + prompt_flip * (1.0 - false_positive)
+        )
+
     @property
     def signal(self) -> float:
         """1 - p0 - p1 (Youden's J): what is left of the difference between right and wrong."""
@@ -35,7 +44,7 @@ class FlipRates:
 
 
 def estimate_rates(observed: Sequence[float | None], clean: Sequence[float | None]) -> FlipRates:
-    """Flip rates from samples whose clean reward somebody checked.
+    """Flip rates from samples whose clean reward somebody checked: p0 and 1 - p1 are the mean observed rewards of wrong and right ones.
 
     Raises:
         UserError: none of the checked samples is right, or none is wrong.
@@ -65,3 +74,18 @@ def backward_correction(observed: Sequence[float | None], rates: FlipRates) -> l
 def forward_correction(observed: Sequence[float | None], rates: FlipRates) -> list[float | None]:
     """r~ - (1 - p1): 0 on average for a right response and -(1 - p0 - p1) for a wrong one; needs p1 alone (arXiv 2510.00915)."""
     return [None if reward is None else reward - (1.0 - rates.false_negative) for reward in observed]
+
+
+CORRECTIONS = {"backward": backward_correction, "forward": forward_correction}
+
+
+@dataclass(frozen=True)
+class CorrectedReward:
+    """A reward (see `vrpo.trainer.Trainer`) whose scores pass through one of the `CORRECTIONS`."""
+
+    reward: Any
+    kind: str
+    rates: FlipRates
+
+    def __call__(self, *arguments: Any, **columns: Any) -> list[float | None]:
+        return CORRECTIONS[self.kind](self.reward(*arguments, **columns), self.rates)

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from vrpo.config import UserError
 from vrpo.seeding import uniform
 
 Channel = Callable[..., list[float | None]]
 
 
 class NoiseChannel:
-    """Flips binary rewards at fixed rates.
+    """Flips rewards between 0 and 1 at fixed rates: r is observed as 1 - r.
 
     Args:
-        false_positive_rate: chance that a reward of 0 is observed as 1.
-        false_negative_rate: chance that a reward of 1 is observed as 0.
+        false_positive_rate: chance that a reward of 0 (of learned rewards: up to 0.5) is flipped.
+        false_negative_rate: chance that a reward of 1 (above 0.5) is flipped.
         seed: of the run; with step, prompt and sample it fixes every flip.
     """
 
@@ -32,10 +33,13 @@ class NoiseChannel:
         """Observed rewards; None (not scored) stays None.
 
         Args:
-            rewards: clean or label-based rewards, 0 or 1.
+            rewards: clean, label-based or learned rewards, 0 to 1.
             step: iteration of the run.
             ids: problem of each reward.
             samples: index of each response among those to the same problem in this step.
+
+        Raises:
+            UserError: a reward is not between 0 and 1.
         """
         observed: list[float | None] = []
         for reward, problem, sample in zip(rewards, ids, samples, strict=True):
@@ -44,7 +48,7 @@ class NoiseChannel:
                 continue
             rate = self.false_negative_rate if reward > 0.5 else self.false_positive_rate
             flipped = uniform("flip", self.seed, step, problem, sample) < rate
-            observed.append(1.0 - reward if flipped else float(reward))
+            observed.append(_inverted(reward, problem) if flipped else float(reward))
         return observed
 
 
@@ -61,9 +65,17 @@ class PromptFlip:
 
     def __call__(self, rewards: Sequence[float | None], *, step: int, ids: Sequence[str], samples: Sequence[int]) -> list[float | None]:
         return [
-            reward if reward is None or uniform("prompt flip", self.seed, problem) >= self.rate else 1.0 - reward
+            reward if reward is None or uniform("prompt flip", self.seed, problem) >= self.rate else _inverted(reward, problem)
             for reward, problem in zip(rewards, ids, strict=True)
         ]
+
+
+def _inverted(reward: float, problem: str) -> float:
+    if not 0.0 <= reward <= 1.0:
+        raise UserError(
+            f"a reward of {reward:g} (problem {problem!r}) cannot be flipped: flips turn r into 1 - r and need rewards from 0 to 1"
+        )
+    return 1.0 - reward
 
 
 class HeavyTail:
@@ -107,21 +119,24 @@ def majority_vote(answers: Sequence[str | None]) -> tuple[str | None, float]:
 
 
 def confusion(observed: Sequence[float | None], clean: Sequence[float | None]) -> dict[str, float]:
-    """How observed rewards relate to clean ones, over rows where both are known.
+    """How observed rewards relate to clean ones (right above 0.5), over rows where both are known.
+
+    Rewards that are not 0 or 1 (learned, with heavy tails, corrected) have no rates; what stands for them is the same mean, of the
+    observed rewards of right and of wrong responses, and their difference is what is left of the signal whatever the rewards' form.
 
     Returns:
-        true_positive_rate, false_positive_rate, youden_j = TPR - FPR, accuracy and `scored`, the share of rows with an
-        observed reward. A rate whose class is empty is NaN.
+        true_positive_rate, false_positive_rate, youden_j = TPR - FPR, accuracy (1 less the mean distance of observed and clean) and
+        `scored`, the share of rows with an observed reward. A rate whose class is empty is NaN.
     """
-    pairs = [(o > 0.5, c > 0.5) for o, c in zip(observed, clean, strict=True) if o is not None and c is not None]
-    positives = [o for o, c in pairs if c]
-    negatives = [o for o, c in pairs if not c]
+    pairs = [(o, c) for o, c in zip(observed, clean, strict=True) if o is not None and c is not None]
+    positives = [o for o, c in pairs if c > 0.5]
+    negatives = [o for o, c in pairs if c <= 0.5]
     tpr = sum(positives) / len(positives) if positives else float("nan")
     fpr = sum(negatives) / len(negatives) if negatives else float("nan")
     return {
         "true_positive_rate": tpr,
         "false_positive_rate": fpr,
         "youden_j": tpr - fpr,
-        "accuracy": sum(o == c for o, c in pairs) / len(pairs) if pairs else float("nan"),
+        "accuracy": sum(1 - abs(o - c) for o, c in pairs) / len(pairs) if pairs else float("nan"),
         "scored": sum(o is not None for o in observed) / max(len(observed), 1),
     }

@@ -1,0 +1,137 @@
+"""The observed reward: what acts on it in training, what the measurements make of it, and what is claimed are one and the same."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline import evaluate, label, observed, reward
+from pipeline.stage import write_jsonl
+from vrpo.config import Params
+from vrpo.critic import ValueModel
+from vrpo.evaluation import PolicySamples
+from vrpo.generation import decode, encode, generate
+from vrpo.models import new_llama
+from vrpo.rewards.corrections import CorrectedReward
+from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer
+from vrpo.tasks.dialogue.task import DialogueTask
+
+COUNT = 400
+ROWS = [
+    {"id": str(i), "question": row["question"], "answer": row["answer"]} for i, row in enumerate(generate_problems(COUNT, 0, 1, 3, set()))
+]
+NOISE = {"source": "clean", "false_positive_rate": 0.35, "false_negative_rate": 0.35, "prompt_flip_rate": 0.1, "heavy_tail_scale": 0.05}
+
+
+@pytest.fixture
+def labels(tmp_path, monkeypatch):
+    """A folder with clean labels of the test problems, but for the last five, which have none."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "data/labels/test.jsonl", [{"id": row["id"], "label": row["answer"]} for row in ROWS[:-5]])
+
+
+def right_and_wrong(task: ChainTask) -> PolicySamples:
+    """Of each problem two responses, one right."""
+    texts = [[task.demonstration(row), f"+0{(int(row['answer']) + 1) % 10}"] for row in ROWS]
+    return PolicySamples(ROWS, texts, [], [1.0, 0.0] * COUNT)
+
+
+def call(given, texts: list[str], step: int = 0) -> list[float]:
+    rows = [row for row in ROWS for _ in range(len(texts) // COUNT)]
+    columns = {name: [row[key] for row in rows] for name, key in (("id", "id"), ("answer", "answer"), ("label", "answer"))}
+    return given(["?"] * len(texts), texts, **columns, step=step, samples=[0, 1] * (len(texts) // 2))
+
+
+@pytest.mark.parametrize("kind", ["rule", "model", "implicit"])
+def test_noise_acts_on_every_kind_of_reward(monkeypatch, kind: str) -> None:
+    task = ChainTask(3)
+    monkeypatch.setattr(reward, "learned_reward", lambda params, task: lambda prompts, texts, *, answer, **_: task.verify(texts, answer))
+    texts = [text for group in right_and_wrong(task).texts for text in group]
+    clean = call(observed.observed_reward(Params(reward={"kind": kind}), task, 0), texts)
+    assert clean == [1.0, 0.0] * COUNT
+    for noise, share in (
+        ({"false_positive_rate": 0.35}, 0.175),
+        ({"false_negative_rate": 0.35}, 0.175),
+        ({"prompt_flip_rate": 0.2}, 0.2),
+        ({"heavy_tail_scale": 0.1}, 1.0),
+    ):
+        noisy = observed.observed_reward(Params(reward={"kind": kind}, label={"source": "clean"} | noise), task, 0)
+        changed = [a != b for a, b in zip(call(noisy, texts), clean, strict=True)]
+        assert sum(changed) / len(changed) == pytest.approx(share, abs=0.05)
+        assert call(noisy, texts) != call(noisy, texts, step=1) or "prompt_flip_rate" in noise
+
+
+def test_what_is_claimed_is_what_acts(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / f"data/prepared/{split}.jsonl", ROWS)
+    params = Params(label=NOISE | {"wrong_reference_rate": 0.2}, prepare={"max_length": 3})
+    label.run(params, None)
+    noise = evaluate.json.loads((tmp_path / "data/labels/noise.json").read_text())
+    assert {key: noise[key] for key in observed.CHANNELS} == {key: getattr(params.label, key) for key in observed.CHANNELS}
+    assert observed.acting_noise(params, noise) == noise | {"reward": "rule"}
+    learned = observed.acting_noise(params.model_copy(update={"reward": Params(reward={"kind": "model"}).reward}), noise)
+    assert learned["false_positive_rate"] == 0.35 and learned["label_error"] == 0.2
+    assert not {"label_accuracy", "wrong_reference_rate"} & learned.keys()  # learned rewards read no labels
+
+
+@pytest.mark.parametrize("kind", ["rule", "model"])
+def test_the_proxy_gap_counts_flips_and_tails(labels, monkeypatch, kind: str) -> None:
+    task = ChainTask(3)
+    monkeypatch.setattr(reward, "learned_reward", lambda params, task: lambda prompts, texts, *, answer, **_: task.verify(texts, answer))
+    drawn = right_and_wrong(task)
+    params = Params(label=NOISE | {"false_negative_rate": 0.0, "prompt_flip_rate": 0.0}, reward={"kind": kind})
+    seen, clean = evaluate._rewards(params, task, drawn, 0, None)
+    assert clean == drawn.clean
+    assert seen[-10:] == [None] * 10 if kind == "rule" else None not in seen  # without a label training would not have seen them
+    known = [(o, c) for o, c in zip(seen, clean, strict=True) if o is not None]
+    assert sum(o - c for o, c in known) / len(known) == pytest.approx(0.175, abs=0.06)  # wrong ones that were rewarded
+    assert evaluate._rewards(params, task, drawn, 1, None)[0] != seen  # every seed has its own noise
+    assert len({round(o - c, 6) for o, c in known}) > COUNT  # tails differ from sample to sample
+
+
+def test_no_gap_is_measured_where_test_problems_have_no_noisy_labels(labels) -> None:
+    """Labels of the data set come with training rows alone: on test problems a gap of 0 would be that of clean answers."""
+    task = ChainTask(3)
+    seen, clean = evaluate._rewards(Params(label={"source": "dataset"}), task, right_and_wrong(task), 0, None)
+    assert set(seen) == {None} and clean == [1.0, 0.0] * COUNT
+
+
+def test_the_proxy_gap_and_values_are_of_the_corrected_reward(labels, capsys) -> None:
+    task, drawn = ChainTask(3), right_and_wrong(ChainTask(3))
+    params = Params(label=NOISE | {"heavy_tail_scale": 0.0}, reward={"correction": "backward"})
+    corrected = observed.corrected_reward(params, observed.observed_reward(params, task, 0), None, None, task, [], 0)
+    assert isinstance(corrected, CorrectedReward)
+    assert (corrected.rates.false_positive, corrected.rates.false_negative) == pytest.approx((0.38, 0.38))  # 0.9 * 0.35 + 0.1 * 0.65
+    assert "0.380 and 0.380" in capsys.readouterr().out
+    seen, clean = evaluate._rewards(params, task, drawn, 0, vars(corrected.rates))
+    assert {round(value, 3) for value in seen if value is not None} == {round(-0.38 / 0.24, 3), round(0.62 / 0.24, 3)}
+    right = [o for o, c in zip(seen, clean, strict=True) if c == 1.0 and o is not None]
+    assert sum(right) / len(right) == pytest.approx(1.0, abs=0.35)
+
+
+def test_explained_variance_of_observed_returns_is_that_of_noisy_ones(labels) -> None:
+    """Values that are the clean scores themselves: perfect for clean returns, worse than a constant for flipped ones."""
+    tokenizer = new_tokenizer()
+    policy = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0)
+    options = {"max_new_tokens": 4, "temperature": 1.0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    rollout = generate(policy, encode(tokenizer, ["3+4.:"] * COUNT), seed=0, **options)
+    clean = [float(i % 2) for i in range(COUNT)]
+    flipped = [1 - value if i % 5 == 0 else value for i, value in enumerate(clean)]
+    critic = SimpleNamespace(read=lambda rollout, batch_size: torch.tensor(clean)[:, None] * rollout.response_mask)
+    drawn = PolicySamples(ROWS, [[text] for text in decode(tokenizer, rollout)], [rollout[:150], rollout[150:]], clean)
+    found = evaluate._fit(Params(), critic, drawn, [*flipped[:-1], None], clean)
+    assert found["ev_clean"] == pytest.approx(1.0) and found["ev_observed"] == pytest.approx(1 - 0.2 / 0.25, abs=0.05)
+    assert ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0).read(rollout).shape == rollout.responses.shape
+
+
+def test_rewards_of_turns_are_measured_as_rewards_of_turns(labels) -> None:
+    task = DialogueTask()
+    problems = task.generate(3, 0, set())
+    write_jsonl(observed_file := label.LABELS / "test.jsonl", [{"id": str(i), "label": row["answer"]} for i, row in enumerate(problems)])
+    assert observed_file.exists()
+    rows = [row | {"id": str(i)} for i, row in enumerate(problems)]
+    texts = [[task.canonical_response(row["answer"])] for row in rows]
+    params = Params(domain="dialogue", label={"source": "clean"}, reward={"per_turn": True})
+    seen, clean = evaluate._rewards(params, task, PolicySamples(rows, texts, [], [1.0] * 3), 0, None)
+    assert seen == clean and [sum(turns) for turns in seen] == pytest.approx([1.0] * 3) and max(map(len, seen)) > 1
