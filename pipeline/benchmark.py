@@ -105,7 +105,7 @@ def scores(task: Any, drawn: Any) -> dict[str, Any]:
     known = [[score for score in group if score is not None] for group in groups]
     if not any(known):
         raise UserError("no response could be scored: not one reference answer can be read; correct the data")
-    answers = [[task.extract(text) for text in group] for group in drawn.texts]
+    answers = [[task.extract(text, row.get("choices", ())) for text in group] for row, group in zip(drawn.rows, drawn.texts, strict=True)]
     votes = [majority_vote(group)[0] for group in answers]
     stated = ["" if vote is None else task.canonical_response(vote) for vote in votes]
     majority = task.verify(stated, [row["answer"] for row in drawn.rows])

@@ -11,7 +11,8 @@ _SYMBOLS = {
     **dict.fromkeys("−–—‒‐‑", "-"),
     **dict.fromkeys("°º˚", r"^\circ "),
     **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ", "’": "'"},
-    **{"≤": r"\le ", "≥": r"\ge ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "√": r"\sqrt", "⟨": "(", "⟩": ")", "∅": r"\emptyset "},
+    **{"≤": r"\le ", "≥": r"\ge ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
+    **{"√": r"\sqrt", "⟨": "(", "⟩": ")"},
 }
 _FONT = r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal|up)?|\\(?:boldsymbol|bm|mbox|hbox|emph|operatorname|ce|underline)"
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
@@ -160,11 +161,11 @@ def same_number(one: Number, other: Number) -> bool:
 
 # Words
 
-_NAMES = set(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega infinity inf "
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt max min gcd lcm mod".split()
+_NAMES = re.compile(
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|pi|rho|sigma|tau|phi|chi|psi|omega|infinity|inf|"
+    "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|sqrt|max|min|gcd|lcm|mod"
 )
-_SHORT_WORDS = set("an as at by do he if in is it me my no of on or so to up us we".split())
+_SHORT_WORDS = re.compile("a|an|as|at|by|do|he|if|in|is|it|me|my|no|of|on|or|so|to|up|us|we")
 _WORD = re.compile(r"[^\W\d_]+(?:['.-][^\W\d_]+)*")
 MOST_WORDS = 3  # of an answer that is not marked as text; more is prose, which nothing here can judge
 
@@ -180,7 +181,7 @@ def unwrapped(text: str) -> str:
 def words(text: str) -> list[str]:
     """The words that an answer consists of; none where it is a formula: a name of a function, a single letter, a product of variables."""
     found = unwrapped(text).strip("() ").split() or [""]
-    if not all(_WORD.fullmatch(word) for word in found) or any(word.lower() in _NAMES for word in found):
+    if not all(_WORD.fullmatch(word) for word in found) or any(_NAMES.fullmatch(word.lower()) for word in found):
         return []
     if max(map(len, found)) < 2 or (len(found) == 1 and _is_product(found[0])):
         return []
@@ -193,19 +194,16 @@ def _is_product(letters: str) -> bool:
 
 
 def same_words(ones: list[str], others: list[str]) -> bool:
-    """Whether two texts agree word by word; capitals matter only where they tell things apart: `Bb` and `BB`, `Co` and `CO`, `T` and `t`."""
-    return len(ones) == len(others) and all(map(_same_word, ones, others))
+    """Whether two texts agree word by word, capitals aside that tell nothing apart."""
+    return list(map(fold, ones)) == list(map(fold, others))
 
 
-def _same_word(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    folded = one.casefold()
-    if folded != other.casefold() or not (_usual_capitals(one) and _usual_capitals(other)):
-        return False
-    if re.fullmatch(r"(?:(.)\1)+", folded):  # a genotype
-        return False
-    return folded in _SHORT_WORDS or folded == "a" or len(folded) > 2 or (len(folded) == 2 and not (one.isupper() or other.isupper()))
+def fold(word: str) -> str:
+    """A word in small letters, unless its capitals may tell it from another: `Bb` from `BB`, `CO` from `Co`, `T` from `t`, `pH`."""
+    folded = word.casefold()
+    if not _usual_capitals(word) or re.fullmatch(r"(?:(.)\1)+", folded):  # the second: a genotype
+        return word
+    return folded if _SHORT_WORDS.fullmatch(folded) or len(word) > 2 or (len(word) == 2 and not word.isupper()) else word
 
 
 def _usual_capitals(word: str) -> bool:

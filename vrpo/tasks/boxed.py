@@ -2,6 +2,7 @@ r"""What tasks with answers in `\boxed{}` share: finding the box, and prompts wi
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ def last_boxed(text: str) -> str | None:
     if not boxes or boxes[-1][2] is None:
         return None
     stated = [boxes[-1][2]]
-    for (_, end, content), (start, *_) in reversed(list(zip(boxes, boxes[1:], strict=False))):
+    for (_, end, content), (start, *_) in reversed(list(itertools.pairwise(boxes))):
         if content is None or not _BETWEEN.fullmatch(text[end:start]):
             break
         stated.insert(0, content)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -51,7 +52,7 @@ class MathTask(BoxedTask):
         self.unscored: Counter[str] = Counter()
         self._workers = [_Worker() for _ in range(WORKERS)]
 
-    def extract(self, response: str) -> str | None:
+    def extract(self, response: str, choices: Sequence[dict[str, str]] = ()) -> str | None:
         r"""Canonical content of the last balanced `\boxed{...}`, None where there is none or it is empty."""
         content = last_boxed(response)
         return (canonical(content) or None) if content is not None and len(content) <= LONGEST_ANSWER else None
@@ -190,4 +191,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         with suppress(BrokenPipeError):  # an unread request was still in the buffer
             pipe.close()
-

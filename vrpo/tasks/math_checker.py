@@ -78,7 +78,8 @@ def _agree(one: Any, other: Any) -> bool:
     if not (isinstance(one, Expr) and isinstance(other, Expr) and one.is_number and other.is_number):
         return True
     values = [complex(side.doit().evalf(20)) for side in (one, other)]
-    return not all(math.isfinite(abs(value)) for value in values) or abs(values[0] - values[1]) <= SMALLEST_AGREEMENT * max(map(abs, values))
+    sizes = [abs(value) for value in values]
+    return not math.isfinite(sum(sizes)) or abs(values[0] - values[1]) <= SMALLEST_AGREEMENT * max(sizes)
 
 
 def within(seconds: float, request: dict[str, Any]) -> tuple[float | None, str]:
