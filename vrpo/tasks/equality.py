@@ -34,6 +34,7 @@ _DEPTH = {"(": 1, "[": 1, "{": 1, r"\{": 1, r"\lbrace": 1, ")": -1, "]": -1, "}"
 _BRACKETS = {"(": "(", "[": "[", r"\{": "{", r"\lbrace": "{", ")": ")", "]": "]", r"\}": "}", r"\rbrace": "}"}
 _TIGHT_THOUSANDS = re.compile(rf"(?<![\d.,]){THOUSANDS}(?!,?\d)")
 _BASE = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*)\)?_\s*(?:\{\s*(?:\\text\s*\{)?)?(\d+)[\s}]*")
+MOST_BRACKETS = 200  # of a list that is looked into
 _VARIABLE = r"(?:[A-Za-z]|\\(?!infty)[a-z]+)"
 _RELATIONS = {"<", ">", r"\le", r"\ge"}
 _EQUALS = {"=", r"\approx"}
@@ -108,7 +109,7 @@ def elements(text: str) -> tuple[str, list[str]]:
 def _enclosed(text: str) -> tuple[str, str]:
     """The pair of brackets that encloses the whole text, such as "(]", and what it encloses; "" and the text where there is none."""
     tokens, depth = _TOKEN.findall(text), 0
-    if not tokens or tokens[0] not in _BRACKETS or tokens[-1] not in _BRACKETS:
+    if not tokens or tokens[0] not in _BRACKETS or tokens[-1] not in _BRACKETS or sum(map(_BRACKETS.__contains__, tokens)) > MOST_BRACKETS:
         return "", text
     for place, token in enumerate(tokens):
         depth += _DEPTH.get(token, 0)

@@ -36,7 +36,7 @@ _Verdict = tuple[float | None, str]  # score; why there is none
 class MathTask(BoxedTask):
     """Prompts and answer checking for free-form mathematics (see `vrpo.tasks.base` for the interface).
 
-    `unscored` counts, by reason, the comparisons that gave no score: "gold" (reference cannot be parsed), "timeout",
+    `unscored` counts, by reason, the comparisons that gave no score: "gold" (reference cannot be read), "timeout",
     "hang" (worker had to be killed), "crash" (worker died twice), "error" (parser failed).
     """
 
