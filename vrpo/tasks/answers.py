@@ -14,11 +14,13 @@ _SYMBOLS = {
     **{"≤": r"\le ", "≥": r"\ge ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
     **{"√": r"\sqrt", "⟨": "(", "⟩": ")"},
 }
+_POWERS = {"thousand": 3, "million": 6, "billion": 9}
 _FONT = r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal|up)?|\\(?:boldsymbol|bm|mbox|hbox|emph|operatorname|ce|underline)"
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 FONT_GROUP = re.compile(rf"(?:{_FONT})(?![a-zA-Z])\s*{_BRACED}")
 _WHOLE_FONT = re.compile(rf"(?:{_FONT})(?![a-zA-Z])\s*\{{(.*)\}}|\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*(.*)", re.DOTALL)
 _SPELLINGS = [(re.compile(pattern), new) for pattern, new in (
+    (r"(?i)^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\b(?:\s+is)?\s*:?\s*\}?\s*(?=\S)", ""),
     (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![a-zA-Z])", ""),
     (r"(?<!\\)\\!\s*|(?<!\\)\\\$|[€£¥]", ""),
@@ -32,17 +34,19 @@ _SPELLINGS = [(re.compile(pattern), new) for pattern, new in (
     (r"\\lt(?![a-zA-Z])", "<"),
     (r"\\gt(?![a-zA-Z])", ">"),
     (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
+    (r"\\mu\s*\\(?:text|mathrm)\s*\{\s*", r"\\text{u"),
     (r"\\infin(?![a-zA-Z])", r"\\infty "),
     (r"(^|[,(\[]\s*)\+\s*(?=\\infty)", r"\1"),
     (r"\\[lr]angle(?![a-zA-Z])", lambda found: "(" if found[0][1] == "l" else ")"),
     (r"\*\*", "^"),
+    (r"(?<=\d)\s*(?:\\text\s*\{\s*)?(thousand|million|billion)\b\s*\}?", lambda found: rf" \times 10^{{{_POWERS[found[1]]}}}"),
     (r"(?<![\w\\.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?!\w|\.\d)", r"\1 \\times 10^{\2}"),
 )]  # fmt: skip
 
 
 def trim(answer: str) -> str:
     """Take off what surrounds an answer in running text: spaces, dollar signs, emphasis, a full stop."""
-    text = answer.strip()
+    text = re.sub(r"(?<!\\)[,;]+$", "", answer.strip())
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     if len(text) > 1 and text[0] == text[-1] == "$" and text[-2] != "\\":
@@ -93,7 +97,7 @@ def _balanced(text: str) -> bool:
 
 THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+"
 _DIGITS = rf"(?:{THOUSANDS}|[1-9]\d{{0,2}}(?: \d{{3}})+|\d+)?(?:\.\d*)?"
-_POWER = r"10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|([+-]?\d+))"
+_POWER = r"10\s*\^\s*(?:[{(]\s*([+-]?\s*\d+)\s*[)}]|([+-]?\d+))"
 _SCIENTIFIC = re.compile(rf"({_DIGITS})(?:\s*(?:\\times|\\cdot|\*|x)\s*{_POWER})?|{_POWER}")
 _FRACTION = re.compile(rf"({_DIGITS})\s*/\s*({_DIGITS})|\\frac\s*(?:\{{\s*([+-]?{_DIGITS})\s*\}}|(\d))\s*(?:\{{\s*({_DIGITS})\s*\}}|(\d+))")
 _MIXED = re.compile(r"(\d+)(?:\s*(\\frac.*)|\s(\d+\s*/\s*\d+))")
@@ -166,7 +170,7 @@ _NAMES = re.compile(
     "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|sqrt|max|min|gcd|lcm|mod"
 )
 _SHORT_WORDS = re.compile("a|an|as|at|by|do|he|if|in|is|it|me|my|no|of|on|or|so|to|up|us|we")
-_WORD = re.compile(r"[^\W\d_]+(?:['.-][^\W\d_]+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:['.-][^\W\d_]+)*|(?:[A-Z][a-z]?\d*){2,}")  # the second: a chemical formula
 MOST_WORDS = 3  # of an answer that is not marked as text; more is prose, which nothing here can judge
 
 
@@ -222,6 +226,8 @@ _UNITS = {
         "mo": "month", "yr": "yr year", "L": "L l liter litre", "mL": "mL ml milliliter", "N": "N newton", "J": "J joule", "kJ": "kJ",
         "W": "W watt", "V": "V volt", "A": "A ampere amp", "K": "K kelvin", "C": "C celsius coulomb", "F": "F fahrenheit", "Hz": "Hz hertz",
         "Pa": "Pa pascal", "mol": "mol mole", "eV": "eV", "mph": "mph", "$": "dollar USD", "c": "cent", "deg": "deg degree", "rad": "rad radian",
+        "um": "um micrometer micron", "nm": "nm nanometer", "ohm": "ohm", "kW": "kW", "MW": "MW", "kN": "kN", "kPa": "kPa", "atm": "atm",
+        "kHz": "kHz", "MHz": "MHz", "GHz": "GHz", "mA": "mA", "mV": "mV", "kV": "kV", "MeV": "MeV", "keV": "keV", "T": "T tesla",
         "": "unit sq square cubic cu per",
     }.items()
     for name in names.split()
@@ -245,11 +251,19 @@ def without_unit(text: str, beside_number: bool = False) -> tuple[str, str]:
         unit = unwrapped(found[2]).strip()
         if number(found[1]) or all(_known(token) is not None for token in re.findall(r"[A-Za-z]+", unit.replace(r"\cdot", " "))):
             return found[1], unit
-    for start in re.finditer(r"(?<=[\d)}.\s])(?=[A-Za-z])", text):
-        head, unit = text[: start.start()], text[start.start() :]
+    for start in re.finditer(r"(?<=[\d)}.\s])(?=[A-Za-zμΩ]|\\(?:text|math|mu|Omega|frac))", text):
+        head, tail = text[: start.start()], text[start.start() :]
+        unit = _plain_unit(tail) if number(head.strip()) else tail
         if _BARE_UNIT.fullmatch(unit) and _is_unit(head, unit, beside_number):
             return head.rstrip(), unit
     return text, ""
+
+
+def _plain_unit(text: str) -> str:
+    r"""A unit without LaTeX: `\frac{\text{m}}{\text{s}^2}` is `m/s^2`, `\mu m` is `um`."""
+    text = re.sub(r"\\mu(?![a-zA-Z])\s*|μ", "u", text)
+    text = unwrapped(re.sub(r"\\Omega(?![a-zA-Z])|Ω", "ohm", text))
+    return re.sub(rf"\\frac\s*{_BRACED}\s*{_BRACED}", r"\1/\2", text).strip()
 
 
 def _is_unit(head: str, unit: str, beside_number: bool) -> bool:

@@ -31,13 +31,15 @@ _AND = re.compile(
 )
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _DEPTH = {"(": 1, "[": 1, "{": 1, r"\{": 1, r"\lbrace": 1, ")": -1, "]": -1, "}": -1, r"\}": -1, r"\rbrace": -1}
-_BRACKETS = {"(": "(", "[": "[", r"\{": "{", r"\lbrace": "{", ")": ")", "]": "]", r"\}": "}", r"\rbrace": "}"}
+_BRACKETS = {"(": "(", "[": "[", "{": "{", r"\{": "{", r"\lbrace": "{", ")": ")", "]": "]", "}": "}", r"\}": "}", r"\rbrace": "}"}
 _TIGHT_THOUSANDS = re.compile(rf"(?<![\d.,]){THOUSANDS}(?!,?\d)")
 _BASE = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*)\)?_\s*(?:\{\s*(?:\\text\s*\{)?)?(\d+)[\s}]*")
 MOST_BRACKETS = 200  # of a list that is looked into
 _VARIABLE = r"(?:[A-Za-z]|\\(?!infty)[a-z]+)"
+_MEMBER = re.compile(rf"^{_VARIABLE}\s*\\in(?![a-zA-Z])\s*")  # x \in [1,2]
+_BUILDER = re.compile(rf"^\\\{{\s*{_VARIABLE}\s*(?:\\in\s*\\mathbb\s*\{{?\s*R\s*\}}?\s*)?(?:\\mid(?![a-zA-Z])|\\vert|[|:])\s*(.*)\\\}}$")
 _RELATIONS = {"<", ">", r"\le", r"\ge"}
-_EQUALS = {"=", r"\approx"}
+_EQUALS = {"=", r"\approx", r"\equiv"}
 
 
 class Unknown(Exception):
@@ -136,7 +138,7 @@ def _same(gold: str, answer: str, ask: Ask) -> bool:
         return not _is_plain(gold) and ask(gold, answer, False)
     if canonical(gold) == canonical(answer):
         return _is_plain(gold) or ask(gold, answer, True)
-    gold, answer = (re.sub(rf"^{_VARIABLE}\s*\\in(?![a-zA-Z])\s*", "", text) for text in (gold, answer))
+    gold, answer = (_MEMBER.sub("", _BUILDER.sub(r"\1", text)) for text in (gold, answer))
     gold_sides, sides = (_split(text, _EQUALS) if len(elements(text)[1]) == 1 else [text] for text in (gold, answer))
     if len(gold_sides) > 1 or len(sides) > 1:
         return _same_equation(gold_sides, sides, ask)

@@ -62,12 +62,15 @@ def check(gold: str, answer: str, same: bool) -> tuple[float | None, str]:
 
 
 def _parse(text: str) -> list[Any]:
-    """What math_verify makes of a formula. Its removal of units is off: it takes the variable of `3t` for one."""
+    """What math_verify makes of a formula.
+
+    Two of its helps are off: units, for it takes the variable of `3t` for one, and the last number of what it cannot read.
+    """
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    from math_verify import LatexExtractionConfig, parse
 
     spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False)
-    targets = [LatexExtractionConfig(normalization_config=spelling), ExprExtractionConfig()]
+    targets = [LatexExtractionConfig(normalization_config=spelling)]
     return parse(rf"\boxed{{{text}}}", extraction_config=targets, parsing_timeout=None, raise_on_error=True)
 
 

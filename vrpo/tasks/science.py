@@ -25,7 +25,8 @@ USUAL_OPTIONS = "D"  # letters up to this, and to the reference's own, are taken
 
 def plain(text: str) -> str:
     r"""A text without LaTeX and Markdown, in small letters where capitals tell nothing apart: `\text{CO_{2}}` and `CO₂` are `CO2`."""
-    bare = _MARKUP.sub("", unwrapped(spell(re.sub(r"\*\*|`", "", text))))
+    bare = re.sub(r"\\frac\s*\{(\w+)\}\s*\{(\w+)\}", r"\1/\2", unwrapped(spell(re.sub(r"\*\*|`", "", text))))
+    bare = _MARKUP.sub("", bare)
     bare = " ".join(re.sub(r"\^(?=\d*[+-])", "", bare).split())  # charges of ions
     while len(bare) > 2 and bare[0] + bare[-1] in ("**", "''", "<>", "[]"):
         bare = bare[1:-1].strip()
@@ -52,7 +53,7 @@ def states(content: str, letter: str, text: str, last: str) -> bool:
         return True
     if said_letter:
         return said_letter == letter
-    if (found := _BESIDE.fullmatch(bare)) and (found["letter"] or found["behind"]).upper() == letter:
+    if (found := _BESIDE.fullmatch(said_text)) and (found["letter"] or found["behind"]).upper() == letter:
         said_text = (found["text"] or found["before"]).removeprefix("(").removesuffix(")")
     return bool(own) and _close_up(said_text) == _close_up(own)
 

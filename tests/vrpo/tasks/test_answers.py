@@ -25,6 +25,9 @@ TABLES = {
         5.3e3 | 5,300 | 1
         5e-3 | \frac{1}{200} | 1
         1e400000 | 1e400001 | 0
+        2.5e-3 | 2.5 * 10**-3 | 1
+        2.5e-3 | 2.5 x 10^(-3) | 1
+        2000000 | 2 million | 1
         """,
     "small numbers": r"""
         6.626 \times 10^{-34} | 9.1 \times 10^{-31} | 0
@@ -55,6 +58,8 @@ TABLES = {
         \text{(C)} | C | 1
         \pi | 3.14159265 | 1
         \infty | infinity | 1
+        XY | YX | 0
+        H2O | O2H | 0
         about seven or so | about seven or so | None
         """,
     "equations": r"""
@@ -74,6 +79,10 @@ TABLES = {
         y = 2x + 3 | 2x+3 | 1
         y = 2x + 3 | y = 3 + 2x | 1
         5x - 7y + 4 = 0 | 7y - 5x - 4 = 0 | 1
+        5 | 6 \Rightarrow 5 | 0
+        5 | 6 \equiv 5 | 0
+        5 | 6 → 5 | 0
+        5 | \text{The answer is } 5 | 1
         5 | 5_2 | 0
         52_8 | 52_{8} | 1
         52_8 | 52_9 | 0
@@ -101,6 +110,7 @@ TABLES = {
         (3, \infty) | x < 3 | 0
         (2,12) \cup (12,102) | 2<x<12 \text{ or } 12<x<102 | 1
         x \in [-2,7] | -2 \leq x \leq 7 | 1
+        (-\infty, 3) | \{x \mid x<3\} | 1
         x<3 | (-\infty,3) | 1
         x<3 | x>3 | 0
         """,
@@ -140,6 +150,9 @@ TABLES = {
         2ab | 2 | 0
         864 \mbox{ inches}^2 | 864 square inches | 1
         8\pi | 8\pi \text{ cm}^2 | 1
+        9.8 | 9.8 \frac{\text{m}}{\text{s}^2} | 1
+        5 | 5\ \Omega | 1
+        5 | 5 \mu\text{m} | 1
         t^2/2 | t^2/2 \text{ s} | 1
         """,
     "unicode": r"""

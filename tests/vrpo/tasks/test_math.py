@@ -177,6 +177,14 @@ def test_a_reference_that_takes_too_long_is_no_unreadable_one(monkeypatch):
     task.close()
 
 
+def test_a_worker_that_the_kernel_ends_for_its_processor_time_is_a_timeout(task):
+    """Python code is interrupted, one long multiplication cannot be."""
+    before = task.unscored["timeout"]
+    os.kill(worker_pid(task), signal.SIGXCPU)
+    assert task.verify([r"\boxed{\sqrt{8}}"], [r"2\sqrt2"]) == [None]
+    assert task.unscored["timeout"] == before + 1
+
+
 def test_a_killed_worker_is_replaced(task):
     pid = worker_pid(task)
     os.kill(pid, signal.SIGKILL)
