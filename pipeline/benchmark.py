@@ -87,6 +87,25 @@ def choose(rows: list[Row], count: int | None, seed: int) -> list[Row]:
     return [rows[place] for place in sorted(random.Random(f"benchmark-{seed}").sample(range(len(rows)), count))]
 
 
+def check_tokenizer(tokenizer: Any, prompts: list[str], model: str, name: str) -> None:
+    """Refuse a tokenizer that loses most of a benchmark's text: what such a model scores says nothing about it.
+
+    Raises:
+        UserError: more than half of the prompts' letters become unknown or padding tokens, or none at all.
+    """
+    lost = {tokenizer.unk_token_id, tokenizer.pad_token_id}
+    letters = kept = 0
+    for prompt in prompts:
+        known = [token for token in tokenizer(prompt, add_special_tokens=False)["input_ids"] if token not in lost]
+        letters += len("".join(prompt.split()))
+        kept += len("".join(tokenizer.decode(known).split()))
+    if kept < letters / 2:
+        raise UserError(
+            f"{model}: its tokenizer ({len(tokenizer)} tokens) loses {1 - kept / letters:.0%} of the prompts of {name}, so that a score would "
+            "say nothing; use a model whose tokenizer reads text, or a benchmark in this one's symbols"
+        )
+
+
 def pass_at(k: int, correct: int, samples: int) -> float:
     """Unbiased chance that at least one of `k` samples is right, from `correct` of `samples` (Chen et al. 2021, equation 1)."""
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
@@ -105,7 +124,7 @@ def scores(task: Any, drawn: Any) -> dict[str, Any]:
     known = [[score for score in group if score is not None] for group in groups]
     if not any(known):
         raise UserError("no response could be scored: not one reference answer can be read; correct the data")
-    answers = [[task.extract(text) for text in group] for group in drawn.texts]
+    answers = [[task.extract(text, row.get("choices", ())) for text in group] for row, group in zip(drawn.rows, drawn.texts, strict=True)]
     votes = [majority_vote(group)[0] for group in answers]
     stated = ["" if vote is None else task.canonical_response(vote) for vote in votes]
     majority = task.verify(stated, [row["answer"] for row in drawn.rows])
@@ -208,8 +227,13 @@ def _run_all(options: argparse.Namespace) -> None:
     questions = {name: choose(load_benchmark(name, options.files, seed), options.problems, seed) for name in options.names}
     import torch
 
+    from vrpo.tasks.loader import text_task
+
     torch.set_num_threads(params.runtime.threads)
     policy, tokenizer = _load(options.model, params)
+    for name, rows in questions.items():
+        task = text_task(BENCHMARKS[name].domain, tokenizer)
+        check_tokenizer(tokenizer, [task.prompt(row["question"]) for row in rows], options.model, name)
     for name, rows in questions.items():
         label = "-".join(["benchmark", name, re.sub(r"[^\w.-]+", "_", options.model).strip("_")])
         tags = {"benchmark": name, "model": options.model}

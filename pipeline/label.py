@@ -85,7 +85,8 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
         texts, _ = sample_texts(
             model, tokenizer, prompts, params.label.votes, generation, seed=("label", params.label.seed, name), progress=f"vote {name}"
         )
-        votes[name] = ([majority_vote([task.extract(text) for text in group])[0] for group in texts], texts)
+        answers = [[task.extract(text, row.get("choices", ())) for text in group] for row, group in zip(rows, texts, strict=True)]
+        votes[name] = ([majority_vote(group)[0] for group in answers], texts)
     return votes
 
 

@@ -128,7 +128,8 @@ def _with_options(columns: Row, question: str, place: str, seed: int) -> tuple[s
     options = _options(columns, place)
     for number in reversed(range(len(options))):  # the options may be in the question already
         label, text = options[number]
-        question = re.sub(rf"\n\s*\(?{re.escape(label or chr(65 + number))}[.):]+ *{re.escape(text)}\s*$", "", question)
+        spaced = r"\s+".join(map(re.escape, text.split()))
+        question = re.sub(rf"\n\s*\(?{re.escape(label or chr(65 + number))}[.):]+\s*{spaced}\s*$", "", question)
     right = _place_of(columns, RIGHT_OPTION, options, place)
     noisy = _place_of(columns, ("label",), options, place) if columns.get("label") is not None else None
     order = random.Random(f"options-{seed}-{' '.join(question.split())}").sample(range(len(options)), len(options))
@@ -164,6 +165,8 @@ def _options(columns: Row, place: str) -> Options:
 
 def _place_of(columns: Row, names: tuple[str, ...], options: Options, place: str) -> int:
     """Which option the first of the named columns means: by label; by number or letter, if that is what it holds; by text."""
+    from vrpo.tasks.science import states
+
     said = " ".join(_text(columns, names, place).split())
     labels, texts = [label for label, _ in options], [text for _, text in options]
     if said in labels:
@@ -177,6 +180,10 @@ def _place_of(columns: Row, names: tuple[str, ...], options: Options, place: str
         return texts.index(said)
     if counts:
         return number
+    letters = [label or chr(ord("A") + number) for number, label in enumerate(labels)]
+    named = [number for number, letter in enumerate(letters) if states(said, letter, texts[number], max(letters))]
+    if len(named) == 1:  # "B. gas", "(b)", "Gas"
+        return named[0]
     raise UserError(f"{place}: {said!r:.60} is none of the options ({', '.join(filter(None, labels)) or f'{len(options)} texts'})")
 
 

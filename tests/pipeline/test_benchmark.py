@@ -3,6 +3,8 @@
 import itertools
 import json
 import random
+import re
+import string
 from functools import cache
 from pathlib import Path
 
@@ -135,12 +137,46 @@ def test_a_results_file_per_benchmark_and_model(tmp_path, monkeypatch, policy_fo
 
 @pytest.fixture
 def policy_folder(tmp_path) -> Path:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(
+        models.WordLevel({token: index for index, token in enumerate(["<pad>", "<eos>", *string.printable])}, unk_token="<pad>")
+    )
+    core.pre_tokenizer, core.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
+    return saved(
+        PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", padding_side="left"), tmp_path / "policy"
+    )
+
+
+def saved(tokenizer, folder: Path) -> Path:
     from vrpo.models import new_llama, save_model
+
+    save_model(new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0), tokenizer, folder)
+    return folder
+
+
+def test_a_tokenizer_that_loses_most_of_a_prompt_is_told_and_not_scored(tmp_path, monkeypatch, capsys):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     from vrpo.tasks.chain import new_tokenizer
 
-    tokenizer = new_tokenizer()
-    save_model(new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0), tokenizer, tmp_path / "policy")
-    return tmp_path / "policy"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / "amc23.jsonl").write_text('{"question": "What is one plus one?", "answer": 2}\n')
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "Problem": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    unknown = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>", pad_token="<eos>")
+    for name, tokenizer in (("padding", new_tokenizer()), ("unknown", unknown)):
+        monkeypatch.setattr(
+            "sys.argv", ["benchmark", str(saved(tokenizer, tmp_path / name)), "amc23", "--files", ".", "--max-new-tokens", "2"]
+        )
+        with pytest.raises(SystemExit):
+            benchmark.main()
+        assert re.search(rf"{name}: its tokenizer .* loses \d\d% of the prompts of amc23", capsys.readouterr().err)
+    assert not (tmp_path / "data/benchmarks").exists()
 
 
 def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys):

@@ -54,6 +54,15 @@ def test_science_rows(name):
     assert len({tuple(sorted(order)) for order in orders}) == 1
 
 
+def test_options_with_double_spaces_are_found():
+    """In the question and as the right one; else they would stand there twice."""
+    raw = {"question": "Which?\nA. hot  gas\nB.  cold\trock", "choices": ["hot  gas", "cold\trock"]}
+    for right, text in (("cold  rock", "cold rock"), ("B. cold rock", "cold rock"), ("(a)", "hot gas"), ("Hot gas", "hot gas")):
+        row = normalise(raw | {"answer": right}, "here:1", "set", "science")
+        assert sorted(line[3:] for line in row["question"].split("\n")[1:]) == ["cold rock", "hot gas"]
+        assert row["answer"][3:] == text
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [

@@ -32,8 +32,12 @@ class Task(Protocol):
         """Everything after the prompt: the response, or the messages of the dialogue that it is the policy's part of."""
         return response
 
-    def extract(self, response: str) -> str | None:
-        """The final answer in one canonical spelling, so that votes can be counted by equality; None where there is none."""
+    def extract(self, response: str, choices: Sequence[dict[str, str]] = ()) -> str | None:
+        """The final answer in one canonical spelling, so that votes can be counted by equality; None where there is none.
+
+        Args:
+            choices: `label` and `text` of the question's options, where it has any.
+        """
         ...
 
     def verify(self, responses: list[str], answers: list[str]) -> list[float | None]:

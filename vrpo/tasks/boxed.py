@@ -2,24 +2,62 @@ r"""What tasks with answers in `\boxed{}` share: finding the box, and prompts wi
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any, ClassVar
 
 from vrpo.tasks.base import Task
 
-_BOX = "\\boxed{"
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
+_UNBRACED = re.compile(r"(?:\\[a-zA-Z]+(?:\s*\{[^{}]*\})+|\\.|[^\s{}$\\])+")
+_BETWEEN = re.compile(r"[\s$]*(?:[,;&]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$&]*(?:\\[a-zA-Z]+\s*|[a-zA-Z]\w*\s*=\s*)?")
+
+
+def has_box(text: str) -> bool:
+    r"""Whether a text has anything in `\boxed` or `\fbox`, finished or not."""
+    return bool(_boxes(text))
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{...}` whose braces balance, None where there is none."""
-    start = text.rfind(_BOX)
-    while start >= 0:
-        depth = 0
-        for brace in re.finditer(r"\\.|[{}]", text[start + len(_BOX) - 1 :], re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return text[start + len(_BOX) :][: brace.start() - 1]
-        start = text.rfind(_BOX, 0, start)
+    r"""What a text states in `\boxed{...}` or `\fbox{...}`, with or without braces; None where there is nothing, or the last is unfinished.
+
+    The last box counts. With those before it that only a comma, "and" or "or" divides from it, it makes a list.
+    """
+    boxes = _boxes(text)
+    if not boxes or boxes[-1][2] is None:
+        return None
+    stated = [boxes[-1][2]]
+    for (_, end, content), (start, *_) in reversed(list(itertools.pairwise(boxes))):
+        if content is None or not _BETWEEN.fullmatch(text[end:start]):
+            break
+        stated.insert(0, content)
+    return ", ".join(dict.fromkeys(stated))
+
+
+def _boxes(text: str) -> list[tuple[int, int, str | None]]:
+    """Start, end and content of every box, innermost ones alone; an unfinished one has no content."""
+    found: list[tuple[int, int, str | None]] = []
+    for box in _BOX.finditer(text):
+        if text[box.end() : box.end() + 1] == "{":
+            end = _closing(text, box.end())
+            content = None if end is None else text[box.end() + 1 : end]
+            if content is not None and _BOX.search(content):
+                continue
+            found.append((box.start(), len(text) if end is None else end + 1, content))
+        elif bare := _UNBRACED.match(text, box.end()):
+            content = bare[0].rstrip(".,;:!?*)")
+            if re.search(r"\d|\\|^[A-Zb-z]$", content):  # a word behind it: somebody writes about boxes
+                found.append((box.start(), box.end() + len(content), content))
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace at `start` closes."""
+    depth = 0
+    for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return start + brace.start()
     return None
 
 

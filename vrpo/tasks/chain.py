@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from vrpo.tasks.base import ProceduralTask
@@ -124,7 +125,7 @@ class ChainTask(ProceduralTask):
         """A clean answer sheet for a row."""
         return work_through(row["question"])
 
-    def extract(self, response: str) -> str | None:
+    def extract(self, response: str, choices: Sequence[dict[str, str]] = ()) -> str | None:
         """The last result of a well-formed answer sheet, None for anything else."""
         sheet = response.strip()
         return sheet.rstrip(HESITATION)[-1] if _RESPONSE.fullmatch(sheet) else None

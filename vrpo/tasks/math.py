@@ -1,64 +1,42 @@
 r"""Free-form mathematics (GSM8K, MATH and the like): chat prompts, answers in `\boxed{}`, checked by math_verify.
 
-Answers that are plain integers are compared here; all others go to worker processes (`math_checker.py`), which may
+Numbers, words and lists of them are compared here (`equality.py`); formulas go to worker processes (`math_checker.py`), which may
 stall or die on hostile input without hurting the caller.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import signal
 import subprocess
 import sys
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from decimal import Decimal
 from multiprocessing.connection import wait
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
-from vrpo.tasks.boxed import BoxedTask, last_boxed
+from vrpo.tasks.boxed import BoxedTask, has_box, last_boxed
+from vrpo.tasks.equality import Ask, Unknown, canonical, same_answer
 
-LONGEST_ANSWER = 1000  # characters in a box; a longer "answer" is wrong without being parsed
+LONGEST_ANSWER = 1000  # characters in a box; a longer "answer" is wrong, a longer reference unreadable, without being parsed
 WORKERS = 2  # processes that compare, started as they are needed
 FEW = 20  # comparisons that one worker makes alone: starting another takes two seconds
-DEADLINE = 30.0  # seconds for one comparison, start of the worker included; its own limits are shorter
+SECONDS = 6.0  # of CPU time for one comparison of formulas, so that a busy machine comes to the same verdicts
+DEADLINE = 300.0  # seconds on the clock, start of the worker included, after which it must have stalled
 
-_SPELLINGS = {r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\$": "", r"\%": "%", r"\!": "", r"\,": " ", r"\;": " "}
-_WHOLE_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}\\]*)\}")
-_NUMBER = re.compile(r"([+-]?)((?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?)")
-_INTEGER = re.compile(r"-?\d+")
-_Pair = tuple[str, str | None]  # reference; answer, None where nothing usable was boxed
+_Pair = tuple[str, str]  # reference; answer, empty where nothing usable was boxed
 _Verdict = tuple[float | None, str]  # score; why there is none
-
-
-def canonical(answer: str) -> str:
-    """One spelling for answers that differ in typography only: `$1,234.0$` and `1234`, `\\dfrac12 ` and `\\frac12`.
-
-    Texts with equal canonical form are equal answers; the reverse is for math_verify to tell.
-    """
-    text = _trim(answer)
-    for spelling, replacement in _SPELLINGS.items():
-        text = text.replace(spelling, replacement)
-    text = re.sub(r"\\(?:left|right)(?![a-zA-Z])", "", text)
-    if whole := _WHOLE_TEXT.fullmatch(text):
-        text = whole[1]
-    text = re.sub(r"(?<!\w) | (?!\w)", "", " ".join(text.split()))
-    number = _NUMBER.fullmatch(text)
-    if number and number[2]:
-        digits = f"{Decimal(number[2].replace(',', '')):f}"
-        digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-        return f"{'-' if number[1] == '-' and digits != '0' else ''}{digits}"
-    return text
 
 
 class MathTask(BoxedTask):
     """Prompts and answer checking for free-form mathematics (see `vrpo.tasks.base` for the interface).
 
-    `unscored` counts, by reason, the comparisons that gave no score: "gold" (reference cannot be parsed), "timeout",
+    `unscored` counts, by reason, the comparisons that gave no score: "gold" (reference cannot be read), "timeout",
     "hang" (worker had to be killed), "crash" (worker died twice), "error" (parser failed).
     """
 
@@ -74,7 +52,7 @@ class MathTask(BoxedTask):
         self.unscored: Counter[str] = Counter()
         self._workers = [_Worker() for _ in range(WORKERS)]
 
-    def extract(self, response: str) -> str | None:
+    def extract(self, response: str, choices: Sequence[dict[str, str]] = ()) -> str | None:
         r"""Canonical content of the last balanced `\boxed{...}`, None where there is none or it is empty."""
         content = last_boxed(response)
         return (canonical(content) or None) if content is not None and len(content) <= LONGEST_ANSWER else None
@@ -86,9 +64,9 @@ class MathTask(BoxedTask):
         """
         pairs = []
         for response, answer in zip(responses, answers, strict=True):
-            content = last_boxed(response)
-            gold = last_boxed(answer) if r"\boxed{" in answer else answer
-            pairs.append((_trim(gold or ""), None if content is None or len(content) > LONGEST_ANSWER else _trim(content)))
+            content = last_boxed(response) or ""
+            gold = (last_boxed(answer) or "") if has_box(answer) else answer
+            pairs.append((gold, content if len(content) <= LONGEST_ANSWER else ""))
         known = self._compare(list(dict.fromkeys(pairs)))
         self.unscored.update(reason for pair in pairs if (reason := known[pair][1]))
         return [known[pair][0] for pair in pairs]
@@ -99,40 +77,55 @@ class MathTask(BoxedTask):
             worker.close()
 
     def _compare(self, pairs: list[_Pair]) -> dict[_Pair, _Verdict]:
-        """Verdicts on different pairs of reference and answer: integers here, all others by the workers."""
+        """Verdicts on different pairs of reference and answer: what needs no parser here, all others by the workers."""
         known: dict[_Pair, _Verdict] = {}
-        asked: dict[_Pair, dict[str, Any]] = {}
-        for gold, answer in pairs:
-            canonical_gold, canonical_answer = canonical(gold), canonical(answer or "")
-            if _INTEGER.fullmatch(canonical_gold) and (not canonical_answer or _INTEGER.fullmatch(canonical_answer)):
-                known[gold, answer] = float(canonical_gold == canonical_answer), ""
-            else:
-                same = canonical_gold == canonical_answer != ""
-                asked[gold, answer] = {"gold": gold, "answer": answer or "", "same": same}
-        return known | dict(zip(asked, self._ask(list(asked.values())), strict=True))
+        hard = []
+        for pair in pairs:
+            try:
+                known[pair] = _verdict(pair, _refuse)
+            except _NeedsWorker:
+                hard.append(pair)
+        return known | dict(zip(hard, self._ask(hard), strict=True))
 
-    def _ask(self, requests: list[dict[str, Any]]) -> list[_Verdict]:
+    def _ask(self, pairs: list[_Pair]) -> list[_Verdict]:
         """The workers' verdicts, in order."""
-        if len(requests) < FEW:
-            return [self._workers[0].ask(request) for request in requests]
+        if len(pairs) < FEW:
+            return [_verdict(pair, self._workers[0].equal) for pair in pairs]
         idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._workers:
             idle.put(worker)
 
-        def ask(request: dict[str, Any]) -> _Verdict:
+        def ask(pair: _Pair) -> _Verdict:
             worker = idle.get()
             try:
-                return worker.ask(request)
+                return _verdict(pair, worker.equal)
             finally:
                 idle.put(worker)
 
         with ThreadPoolExecutor(len(self._workers)) as pool:
-            replies = [pool.submit(ask, request) for request in requests]
+            replies = [pool.submit(ask, pair) for pair in pairs]
             try:
                 return [reply.result() for reply in replies]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+class _NeedsWorker(Exception):
+    """The pair holds formulas."""
+
+
+def _refuse(gold: str, answer: str, alike: bool) -> bool:
+    raise _NeedsWorker
+
+
+def _verdict(pair: _Pair, ask: Ask) -> _Verdict:
+    if len(pair[0]) > LONGEST_ANSWER:
+        return None, "gold"
+    try:
+        return float(same_answer(*pair, ask)), ""
+    except Unknown as unknown:
+        return None, str(unknown)
 
 
 class _Worker:
@@ -141,7 +134,19 @@ class _Worker:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, request: dict[str, Any]) -> tuple[float | None, str]:
+    def equal(self, gold: str, answer: str, alike: bool) -> bool:
+        """Whether two formulas are equal; `alike`: both have one canonical spelling.
+
+        Raises:
+            Unknown: there is no verdict.
+        """
+        gold, answer = (text.replace("%", r"\%") for text in (gold, answer))
+        score, reason = self.ask({"gold": gold, "answer": answer, "same": alike, "seconds": SECONDS})
+        if score is None:
+            raise Unknown(reason)
+        return score == 1.0
+
+    def ask(self, request: dict[str, Any]) -> _Verdict:
         """Put one request; a worker that died gets one successor, for it may have died of something else."""
         for _ in range(2):
             try:
@@ -160,6 +165,8 @@ class _Worker:
                 self.close()
                 raise
             self.close()
+            if process.returncode == -signal.SIGXCPU:
+                return None, "timeout"
         return None, "crash"
 
     def close(self) -> None:
@@ -184,13 +191,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         with suppress(BrokenPipeError):  # an unread request was still in the buffer
             pipe.close()
-
-
-def _trim(answer: str) -> str:
-    """Take off what surrounds an answer in running text: spaces, dollar signs, a full stop."""
-    text = answer.strip()
-    if text.endswith(".") and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    if len(text) > 1 and text[0] == text[-1] == "$" and text[-2] != "\\":
-        text = text[1:-1].strip()
-    return text

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from vrpo.tasks.base import ProceduralTask
@@ -181,7 +182,7 @@ class PhysicsTask(ProceduralTask):
         """The clean derivation of a row."""
         return derive(row["question"])
 
-    def extract(self, response: str) -> str | None:
+    def extract(self, response: str, choices: Sequence[dict[str, str]] = ()) -> str | None:
         """The result at the end of a response, or the option's letter in brackets; None for anything else."""
         found = _ANSWER.fullmatch(response.strip())
         return (found[1] or found[2]) if found else None

@@ -43,6 +43,59 @@ def test_a_vote_is_a_letter_and_cannot_judge_texts():
     assert task.extract("B") is None
 
 
+def test_markup_does_not_count_and_the_options_own_text_comes_before_a_letter():
+    right = {
+        "B. copper wire": [
+            "B - copper wire",
+            "B, copper wire",
+            "copper wire (B)",
+            "**B**",
+            "`B`",
+            "[B]",
+            "Answer: B",
+            "The correct answer is B.",
+            *(r"\rm B", r"\text{\textbf{B}}", r"\boldsymbol{(B)}", r"copper\ wire", r"\mathrm{B.~copper~wire}", "Ｂ"),
+        ],
+        "B. E. coli": ["E. coli", r"\textit{E. coli}"],
+        "D. K": ["K", "D"],
+        "C. A": ["C"],
+        "A. 5 m/s": [r"5\,\text{m/s}", "5m/s"],
+        "B. CO2": [r"\text{CO_{2}}", "CO₂", r"\ce{CO2}"],
+        "B. Ca2+": [r"\text{Ca}^{2+}", "Ca²⁺"],
+        "B. the Sun": ["The sun", "B, the Sun"],
+        "A. cat": ["A cat"],
+    }
+    wrong = {
+        "B. copper wire": ["A - copper wire", "B, C", "A or B", "C copper wire", "K"],
+        "B. E. coli": ["E", "E. x"],
+        "C. A": ["A"],  # a question with an option C has one that is called A
+        "A. dog": ["A cat"],
+        "B. CO2": ["CO"],
+    }
+    check(right, wrong)
+
+
+def test_capitals_decide_where_they_tell_options_apart():
+    check(
+        {"A. Bb Bb": ["Bb Bb"], "B. CO": ["CO"], "B. DNA": ["dna"], "B. No": ["no"], "B. Copper": ["copper", "COPPER"]},
+        {"A. Bb Bb": ["BB Bb", "bb bb"], "C. TT": ["Tt"], "C. RrYy": ["RRYY", "rryy"], "B. CO": ["Co"], "D. K": ["k"]},
+    )
+
+
+def check(right: dict[str, list[str]], wrong: dict[str, list[str]]) -> None:
+    task = ScienceTask()
+    for table, score in ((right, 1.0), (wrong, 0.0)):
+        for gold, said in table.items():
+            assert task.verify([rf"\boxed{{{one}}}" for one in said], [gold] * len(said)) == [score] * len(said), gold
+
+
+def test_votes_for_one_option_are_alike_and_letters_without_option_are_texts():
+    texts = ["gold", "copper wire", "E. coli", "K"]
+    task, (_, choices) = ScienceTask(), option_lines(texts)
+    said = ["B", "copper wire", "(b) copper wire", "B copper wire", "E. coli", "K", "silver"]
+    assert [task.extract(rf"\boxed{{{one}}}", choices) for one in said] == ["B", "B", "B", "B", "C", "D", "silver"]
+
+
 def test_up_to_26_options():
     lines, choices = option_lines([f"o{n}" for n in range(10)])
     assert lines[9] == "J. o9"

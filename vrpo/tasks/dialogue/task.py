@@ -97,7 +97,7 @@ class DialogueTask(ProceduralTask):
         dialogue = play(scenario, response.split(TURN_SEPARATOR), self.english)
         return score_dialogue(scored_goals(scenario), dialogue.turns, transactional=is_transactional, budget=self.max_turns)
 
-    def extract(self, response: str) -> None:
+    def extract(self, response: str, choices: Sequence[dict[str, str]] = ()) -> None:
         """A dialogue has no final answer that votes could be counted by."""
         return None
 
