@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from vrpo.compatibility import check_decoding, check_policy
 from vrpo.prompts import TURN_SEPARATOR
 from vrpo.types import Rollout
 
@@ -70,6 +71,7 @@ def generate(
     logprobs = torch.zeros(shape)
     was_training = model.training
     model.eval()
+    check_decoding(model, _decode)
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         part = _decode(model, ids[rows].to(model.device), mask[rows].to(model.device), uniforms[rows].to(model.device), temperature, stops)
@@ -79,6 +81,19 @@ def generate(
     longest = int(response_mask.sum(1).max())
     responses = torch.where(response_mask, responses, torch.full_like(responses, pad_token_id))
     return Rollout(ids, mask, responses[:, :longest], response_mask[:, :longest], logprobs[:, :longest])
+
+
+@torch.no_grad()
+def check_model(model) -> None:
+    """Refuse a policy that cannot be trained or sampled from (see `vrpo.compatibility`).
+
+    Raises:
+        UserError: names the model, the reason and the cure.
+    """
+    check_policy(model)
+    was_training = model.training
+    check_decoding(model.eval(), _decode)
+    model.train(was_training)
 
 
 def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: float, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +115,7 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
         )
         logits = output.logits[:, -1]
         if step == 0:
-            cache.batch_select_indices(prompt_of)
+            cache.reorder_cache(prompt_of)
             logits, positions, attention = logits[prompt_of], positions[prompt_of], attention[prompt_of]
         distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
         cumulative = distribution.double().exp().cumsum(-1)
@@ -117,7 +132,7 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
         tokens, positions = chosen, positions[:, -1:] + 1
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if left < COMPACT_BELOW * len(rows):
-            cache.batch_select_indices(running.nonzero().squeeze(1))
+            cache.reorder_cache(running.nonzero().squeeze(1))
             rows, tokens, positions, attention, running = (
                 rows[running],
                 tokens[running],

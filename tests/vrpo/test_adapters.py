@@ -5,6 +5,7 @@ import torch
 from tiny import assert_same, timeless, tiny_policy, trainer, weights
 from transformers import AutoModelForCausalLM
 
+from vrpo.config import UserError
 from vrpo.critic import ValueModel
 
 LORA = {"rank": 2, "alpha": 4.0}
@@ -113,5 +114,5 @@ def test_float16_skips_a_step_that_overflows_and_goes_on(tokenizer, problems) ->
 
 
 def test_lora_that_fits_nothing_is_named(tokenizer, problems) -> None:
-    with pytest.raises(ValueError, match="no_such_layer"):
+    with pytest.raises(UserError, match="no_such_layer"):
         trainer(tokenizer, problems, "grpo", changes={"lora": {"target_modules": ["no_such_layer"]}})
