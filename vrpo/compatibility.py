@@ -21,11 +21,11 @@ DRAWS = ([0.9, 0.6, 0.9], [0.1, 0.6, 0.9], [0.1, 0.6, 0.9])  # small ones choose
 _decodable: WeakSet[nn.Module] = WeakSet()
 
 
-def check_policy(model: Any) -> None:
+def check_policy(model: Any, gradient_checkpointing: bool) -> None:
     """Refuse a policy that cannot be trained as it is.
 
     Raises:
-        UserError: it brings adapters of its own, or quantised weights, or is no decoder.
+        UserError: it brings adapters of its own, or quantised weights, is no decoder, or cannot recompute activations where it should.
     """
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -37,6 +37,8 @@ def check_policy(model: Any) -> None:
         )
     if getattr(model.config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
         raise UserError(f"policy: {name} is no decoder-only language model; load one with AutoModelForCausalLM")
+    if gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise UserError(f"train.gradient_checkpointing = true: {name} has none; set it to false")
     integers = [place for place, parameter in model.named_parameters() if not parameter.is_floating_point()]
     if integers or getattr(model, "is_quantized", False):
         raise UserError(f"policy: {name} has quantised weights ({(integers or ['all'])[0]}), which cannot be trained; load it unquantised")
@@ -86,7 +88,11 @@ def _plain(model: Any, rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def _refused(model: Any, reason: str) -> UserError:
-    return UserError(
-        f"{type(model).__name__}: cannot be sampled from in padded batches: {reason}; use another architecture, or an attention-only "
-        "model of this family"
+    adapted = hasattr(model, "get_base_model")
+    name = type(model.get_base_model() if adapted else model).__name__ + (" with adapters" if adapted else "")
+    cure = (
+        "name other train.lora.target_modules, such as the attention's projections"
+        if adapted
+        else "use another architecture, or an attention-only model of this family"
     )
+    return UserError(f"policy: {name} cannot be sampled from in padded batches: {reason}; {cure}")

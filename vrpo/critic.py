@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrpo.lm_head import LanguageModelHead
 from vrpo.lora import without_lora
 from vrpo.losses import gaussian_kl
 from vrpo.states import backbone_of, backbone_states, response_states, states_width
@@ -104,12 +105,17 @@ class ValueModel(nn.Module):
         backbone: a transformer without LM head (`AutoModel`); returns `last_hidden_state` [B, L, H].
         depth, latent_size: see `ValueHead`.
         reader: frozen causal LM whose surprisal the head gets as inputs (see `vrpo.surprisal`), or None.
+
+    Raises:
+        UserError: the reader's language-model head is not understood (see `LanguageModelHead.of`).
     """
 
     def __init__(self, backbone: nn.Module, depth: int = 0, latent_size: int = 32, reader: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.reader = None if reader is None else reader.requires_grad_(False)
+        if reader is not None:
+            LanguageModelHead.of(reader)  # refused now rather than when first read
         self.settings = {"depth": depth, "latent_size": latent_size}
         self.head = ValueHead(states_width(backbone), depth, latent_size, 0 if reader is None else INPUTS).to(backbone.device)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from vrpo.states import backbone_of, response_states
 from vrpo.types import Rollout
@@ -33,9 +34,13 @@ def policy_forward(policy: Any, rollout: Rollout, temperature: float, hidden: bo
     length = rollout.responses.shape[1]
     attention_mask = rollout.attention_mask
     states: list[Tensor] = []
-    # What the backbone hands to the head: `output_hidden_states` keeps every layer's, and some models end theirs before the final norm.
-    keep = backbone_of(policy).register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state)) if hidden else nullcontext()
-    with keep:
+    with ExitStack() as stack:
+        if hidden:
+            # What the backbone hands to the head: `output_hidden_states` keeps every layer's, and some models end theirs before the final
+            # norm. Some heads call a part of the backbone (OPT's decoder), so that whichever ends last has it.
+            for module in backbone_of(policy).modules():
+                if isinstance(module, PreTrainedModel):
+                    stack.callback(module.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state)).remove)
         output = policy(
             input_ids=rollout.input_ids,
             attention_mask=attention_mask.long(),
@@ -47,4 +52,4 @@ def policy_forward(policy: Any, rollout: Rollout, temperature: float, hidden: bo
     logprobs = distribution.gather(-1, rollout.responses.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         entropy = -(distribution.exp() * distribution).sum(-1)
-    return PolicyOutput(logprobs, entropy, response_states(states[0], length) if hidden else None)
+    return PolicyOutput(logprobs, entropy, response_states(states[-1], length) if hidden else None)

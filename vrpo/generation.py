@@ -84,13 +84,13 @@ def generate(
 
 
 @torch.no_grad()
-def check_model(model) -> None:
+def check_model(model, gradient_checkpointing: bool = False) -> None:
     """Refuse a policy that cannot be trained or sampled from (see `vrpo.compatibility`).
 
     Raises:
         UserError: names the model, the reason and the cure.
     """
-    check_policy(model)
+    check_policy(model, gradient_checkpointing)
     was_training = model.training
     check_decoding(model.eval(), _decode)
     model.train(was_training)

@@ -98,7 +98,7 @@ class Trainer:
         if isinstance(policy, str | Path):
             policy, own_tokenizer = load_policy(policy, RuntimeConfig())
             tokenizer = tokenizer or own_tokenizer
-        check_model(policy)
+        check_model(policy, config.gradient_checkpointing)
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.generation = generation or GenerationConfig()
         self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer) if validation else []
