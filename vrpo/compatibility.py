@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from vrpo.config import UserError
 from vrpo.forward import policy_forward
+from vrpo.states import probing
 from vrpo.types import Rollout
 
 Decode = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
-PROMPTS = ([5, 3, 4, 6, 2, 7], [3, 2], [3, 2])  # of two lengths, one of them twice
+PROMPTS = ([5, 3, 4, 6], [3], [3])  # of two lengths, one of them twice
 DRAWS = ([0.9, 0.6, 0.9], [0.1, 0.6, 0.9], [0.1, 0.6, 0.9])  # small ones choose early tokens, which end a response here
 
 _decodable: WeakSet[nn.Module] = WeakSet()
@@ -48,7 +49,7 @@ def check_decoding(model: Any, decode: Decode) -> None:
     """Make sure, once for each model, that padded, cached decoding and scoring say of every token what the plain model says of it.
 
     Args:
-        model: causal LM, in evaluation mode.
+        model: causal LM.
         decode: `vrpo.generation`'s, of one padded batch.
 
     Raises:
@@ -63,10 +64,13 @@ def check_decoding(model: Any, decode: Decode) -> None:
     uniforms = torch.tensor(DRAWS, dtype=torch.float64, device=model.device)
     stops = torch.arange(vocabulary // 2, device=model.device)
     try:
-        responses, response_mask, logprobs = decode(model, ids, mask, uniforms, 1.0, stops)
-        rollout = Rollout(ids, mask, responses, response_mask, logprobs)
-        scored = policy_forward(model, rollout, 1.0).logprobs
-        plain, spread = _plain(model, rollout)
+        with probing(model):
+            responses, response_mask, logprobs = decode(model, ids, mask, uniforms, 1.0, stops)
+            rollout = Rollout(ids, mask, responses, response_mask, logprobs)
+            scored = policy_forward(model, rollout, 1.0).logprobs
+            plain, spread = _plain(model, rollout)
+    except UserError:  # of the limits and weights that decoding itself looks at
+        raise
     except Exception as error:  # every architecture fails in its own way
         reason = next(iter(str(error).splitlines()), "")
         raise _refused(model, f"decoding fails ({type(error).__name__}: {reason})") from error

@@ -83,7 +83,6 @@ def generate(
     return Rollout(ids, mask, responses[:, :longest], response_mask[:, :longest], logprobs[:, :longest])
 
 
-@torch.no_grad()
 def check_model(model, gradient_checkpointing: bool = False) -> None:
     """Refuse a policy that cannot be trained or sampled from (see `vrpo.compatibility`).
 
@@ -91,9 +90,7 @@ def check_model(model, gradient_checkpointing: bool = False) -> None:
         UserError: names the model, the reason and the cure.
     """
     check_policy(model, gradient_checkpointing)
-    was_training = model.training
-    check_decoding(model.eval(), _decode)
-    model.train(was_training)
+    check_decoding(model, _decode)
 
 
 def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: float, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:

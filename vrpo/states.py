@@ -42,13 +42,13 @@ def response_states(hidden: Tensor, response_length: int) -> Tensor:
 
 @contextmanager
 def probing(model: nn.Module) -> Iterator[Tensor]:
-    """A few token ids [2, 5] to try a model on, which is in evaluation mode and without gradient meanwhile."""
+    """A few token ids [2, 5] to try a model on, which is in evaluation mode, without gradient and in its own precision meanwhile."""
     was_training = model.training
     model.eval()
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.randint(vocabulary, (2, 5), generator=torch.Generator().manual_seed(0))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             yield ids.to(model.device)
     finally:
         model.train(was_training)
