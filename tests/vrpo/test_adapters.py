@@ -154,8 +154,3 @@ def test_a_run_says_so_where_what_is_saved_is_not_what_was_trained(tokenizer, pr
 def test_bfloat16_models_are_saved_as_trained(tokenizer, problems, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tiny.tiny_policy", lambda tokenizer: tiny_policy(tokenizer).to(torch.bfloat16))
     trainer(tokenizer, problems, "vrpo", changes={"critic": {"surprisal_inputs": True}}).save_pretrained(tmp_path)
-
-
-def test_adapters_and_half_precision_are_no_reason_to_refuse_a_model(tokenizer, problems) -> None:
-    """The check of decoding, made of a model with adapters when it is first sampled from, computes in the weights' own precision."""
-    trainer(tokenizer, problems, "grpo", precision="bfloat16", changes={"lora": LORA, "iterations": 1, "rollouts": 32}).run()
