@@ -6,12 +6,14 @@ showing the model logits of our own choice where its head would put them, not by
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from vrpo.config import UserError
 from vrpo.states import backbone_of, backbone_states, probing
@@ -48,6 +50,23 @@ class LanguageModelHead:
         if model not in _TRANSFORMS:
             _TRANSFORMS[model] = _transform(model, output)
         return cls(output.weight, getattr(output, "bias", None), *_TRANSFORMS[model])
+
+    @classmethod
+    def holding(cls, weight: nn.Parameter) -> LanguageModelHead:
+        """The head of the living causal LM whose output layer holds `weight`, or the bare matrix where no model does.
+
+        For callers who have a model's weight and not the model. A parameter does not know its module, so all objects are looked
+        through, which takes a fraction of a second.
+
+        Raises:
+            UserError: as `of`.
+        """
+        for candidate in gc.get_objects():
+            if issubclass(type(candidate), PreTrainedModel):
+                output = candidate.get_output_embeddings()
+                if getattr(output, "weight", None) is weight:
+                    return cls.of(candidate)
+        return cls(weight)
 
     def logits(self, states: Tensor) -> Tensor:
         """[..., V] from states [..., H]."""

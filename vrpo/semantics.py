@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vrpo.lm_head import LanguageModelHead
@@ -27,6 +27,8 @@ def _chunk_size(weight: Tensor) -> int:
 
 
 def _as_head(head: LanguageModelHead | Tensor) -> LanguageModelHead:
+    if isinstance(head, nn.Parameter):  # of a model, it would be half a head
+        return LanguageModelHead.holding(head)
     return LanguageModelHead(head) if isinstance(head, Tensor) else head
 
 
@@ -44,7 +46,7 @@ def head_statistics(hidden: Tensor, head: LanguageModelHead | Tensor, targets: T
 
     Args:
         hidden: float [N, H].
-        head: of the model, or a bare matrix [V, H] for a head that is nothing else.
+        head: of the model, or its output weight, or a bare matrix [V, H] for a head that is nothing else.
         targets: int64 [N], the tokens of the trajectory.
 
     Returns:
@@ -137,8 +139,7 @@ def semantic_losses(
 
     Args:
         hidden: float [B, T, H], the critic's states.
-        head: of the model, or a bare matrix [V, H] for a head that is nothing else; a gradient reaches its weight and bias only if they
-            ask for one (learned head).
+        head: as for `head_statistics`; a gradient reaches its weight and bias only if they ask for one (learned head).
         responses: int64 [B, T].
         entropy_mask, surprisal_mask: bool [B, T]. A token in neither costs nothing.
         counts: True positions of both masks in the whole optimiser batch, when this is one of its micro-batches (see `masked_mean`).

@@ -13,6 +13,7 @@ from vrpo.critic import ValueModel
 from vrpo.forward import policy_forward
 from vrpo.generation import check_model, generate
 from vrpo.lm_head import LanguageModelHead
+from vrpo.semantics import head_statistics
 from vrpo.states import after_last_layer, backbone_of, backbone_states, states_width
 from vrpo.types import Rollout
 
@@ -59,7 +60,10 @@ def test_the_head_is_the_models(name: str, bias: bool, scale: float, cap: float 
     assert (head.bias is not None, head.scale, head.soft_cap) == (bias, pytest.approx(scale, rel=1e-6), cap)
     with torch.no_grad():
         states = backbone_states(backbone_of(model), ids, torch.ones_like(ids, dtype=torch.bool))
-        assert torch.allclose(head.logits(states), model(ids).logits, atol=1e-4)
+        logits = model(ids).logits
+        assert torch.allclose(head.logits(states), logits, atol=1e-4)
+        _, surprisal = head_statistics(states[0, :-1], model.get_output_embeddings().weight, ids[0, 1:])  # the weight stands for its model
+    assert torch.allclose(surprisal, -logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0], atol=1e-4)
 
 
 def test_a_head_that_is_not_understood_is_refused_by_vrpo_and_not_by_ppo(tokenizer, problems, monkeypatch) -> None:
