@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.limits import check_tokens
+from vrpo.lm_head import LanguageModelHead
 from vrpo.lora import without_lora
 from vrpo.losses import gaussian_kl
-from vrpo.states import backbone_states, response_states
+from vrpo.states import backbone_of, backbone_states, response_states, states_width
 from vrpo.surprisal import INPUTS, surprisal_inputs
 from vrpo.types import Rollout
 
@@ -63,7 +64,7 @@ class ValueHead(nn.Module):
     """Bottleneck layers and decoder.
 
     Args:
-        hidden_size: H of the backbone.
+        hidden_size: H of the backbone's states.
         depth: bottleneck layers, 0 to 2.
         latent_size: Z.
         inputs: F, numbers beside the states (see `vrpo.surprisal`), 0 for none. They enter before the bottleneck.
@@ -105,21 +106,26 @@ class ValueModel(nn.Module):
         backbone: a transformer without LM head (`AutoModel`); returns `last_hidden_state` [B, L, H].
         depth, latent_size: see `ValueHead`.
         reader: frozen causal LM whose surprisal the head gets as inputs (see `vrpo.surprisal`), or None.
+
+    Raises:
+        UserError: the reader's language-model head is not understood (see `LanguageModelHead.of`).
     """
 
     def __init__(self, backbone: nn.Module, depth: int = 0, latent_size: int = 32, reader: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.reader = None if reader is None else reader.requires_grad_(False)
+        if reader is not None:
+            LanguageModelHead.of(reader)  # refused now rather than when first read
         self.settings = {"depth": depth, "latent_size": latent_size}
-        self.head = ValueHead(backbone.config.hidden_size, depth, latent_size, 0 if reader is None else INPUTS).to(backbone.device)
+        self.head = ValueHead(states_width(backbone), depth, latent_size, 0 if reader is None else INPUTS).to(backbone.device)
 
     @classmethod
     def from_policy(
         cls, policy: nn.Module, *, shared: bool, depth: int, latent_size: int, seed: int, surprisal_inputs: bool = False
     ) -> ValueModel:
         """A value model on a copy of the policy's backbone, or on the very backbone when `shared`. The head is drawn from `seed`."""
-        backbone = policy.base_model if shared else copy.deepcopy(policy.base_model)
+        backbone = backbone_of(policy) if shared else copy.deepcopy(backbone_of(policy))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(backbone, depth, latent_size, copy.deepcopy(policy) if surprisal_inputs else None)

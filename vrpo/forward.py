@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from vrpo.states import response_states
+from vrpo.states import backbone_of, response_states
 from vrpo.types import Rollout
 
 
@@ -28,19 +30,26 @@ class PolicyOutput:
 
 
 def policy_forward(policy: Any, rollout: Rollout, temperature: float, hidden: bool = False) -> PolicyOutput:
-    """Run a causal LM over prompt and response; logits exist for response positions only."""
+    """Run a causal LM over prompt and response; logits exist for response positions only, where the model can leave out others."""
     length = rollout.responses.shape[1]
     attention_mask = rollout.attention_mask
-    output = policy(
-        input_ids=rollout.input_ids,
-        attention_mask=attention_mask.long(),
-        position_ids=(attention_mask.long().cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=length + 1,
-        output_hidden_states=hidden,
-    )
-    distribution = torch.log_softmax(output.logits[:, :-1].float() / temperature, dim=-1)
+    states: list[Tensor] = []
+    with ExitStack() as stack:
+        if hidden:
+            # What the backbone hands to the head: `output_hidden_states` keeps every layer's, and some models end theirs before the final
+            # norm. Some heads call a part of the backbone (OPT's decoder), so that whichever ends last has it.
+            for module in backbone_of(policy).modules():
+                if isinstance(module, PreTrainedModel):
+                    stack.callback(module.register_forward_hook(lambda *call: states.append(call[-1].last_hidden_state)).remove)
+        output = policy(
+            input_ids=rollout.input_ids,
+            attention_mask=attention_mask.long(),
+            position_ids=(attention_mask.long().cumsum(1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=length + 1,
+        )
+    distribution = torch.log_softmax(output.logits[:, -length - 1 : -1].float() / temperature, dim=-1)
     logprobs = distribution.gather(-1, rollout.responses.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         entropy = -(distribution.exp() * distribution).sum(-1)
-    return PolicyOutput(logprobs, entropy, response_states(output.hidden_states[-1], length) if hidden else None)
+    return PolicyOutput(logprobs, entropy, response_states(states[-1], length) if hidden else None)

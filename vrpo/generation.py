@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from vrpo.compatibility import check_decoding, check_policy
 from vrpo.config import UserError
 from vrpo.limits import table_end
 from vrpo.prompts import TURN_SEPARATOR
@@ -78,6 +79,7 @@ def generate(
     logprobs = torch.zeros(shape)
     was_training = model.training
     model.eval()
+    check_decoding(model, _decode)
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         own = (part[rows].to(model.device) for part in (ids, mask, uniforms, longest))
@@ -88,6 +90,16 @@ def generate(
     width = int(response_mask.sum(1).max())
     responses = torch.where(response_mask, responses, torch.full_like(responses, pad_token_id))
     return Rollout(ids, mask, responses[:, :width], response_mask[:, :width], logprobs[:, :width])
+
+
+def check_model(model, gradient_checkpointing: bool = False) -> None:
+    """Refuse a policy that cannot be trained or sampled from (see `vrpo.compatibility`).
+
+    Raises:
+        UserError: names the model, the reason and the cure.
+    """
+    check_policy(model, gradient_checkpointing)
+    check_decoding(model, _decode)
 
 
 def _decode(
@@ -112,7 +124,7 @@ def _decode(
         )
         logits = output.logits[:, -1]
         if step == 0:
-            cache.batch_select_indices(prompt_of)
+            cache.reorder_cache(prompt_of)
             logits, positions, attention = logits[prompt_of], positions[prompt_of], attention[prompt_of]
         distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
         cumulative = distribution.double().exp().cumsum(-1)
@@ -135,7 +147,7 @@ def _decode(
             positions = positions.clamp(max=limit - 1)  # rows that have ended, until they are dropped
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if left < COMPACT_BELOW * len(rows):
-            cache.batch_select_indices(running.nonzero().squeeze(1))
+            cache.reorder_cache(running.nonzero().squeeze(1))
             rows, tokens, positions, attention, running = (
                 rows[running],
                 tokens[running],

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vrpo.lm_head import LanguageModelHead
 from vrpo.semantics import head_statistics
-from vrpo.states import backbone_states
+from vrpo.states import backbone_of, backbone_states
 
 INPUTS = 4
 
@@ -32,10 +33,10 @@ def surprisal_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor, coun
     Returns:
         float32 [B, L, 4].
     """
-    states = backbone_states(model.base_model, input_ids, attention_mask)
+    states = backbone_states(backbone_of(model), input_ids, attention_mask)
     entropy, surprisal = (torch.zeros(input_ids.shape, device=states.device) for _ in range(2))
     following = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)  # the last column's surprisal is never used
-    found = head_statistics(states[attention_mask], model.get_output_embeddings().weight, following[attention_mask])
+    found = head_statistics(states[attention_mask], LanguageModelHead.of(model), following[attention_mask])
     entropy, surprisal = (empty.masked_scatter(attention_mask, values) for empty, values in zip((entropy, surprisal), found, strict=True))
     zeros = torch.zeros_like(entropy)
     own_surprisal = torch.where(counted, surprisal.roll(1, dims=1), zeros)

@@ -29,7 +29,7 @@ from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import HealthWarning, MonteCarloCheck, health_metrics, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
-from vrpo.generation import decode, encode, generation_settings
+from vrpo.generation import check_model, decode, encode, generation_settings
 from vrpo.lora import add_lora, without_lora
 from vrpo.losses import kl_k1
 from vrpo.masking import masked_whiten
@@ -38,6 +38,7 @@ from vrpo.preflight import check_run
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
 from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
+from vrpo.saved import check_saved
 from vrpo.scoring import experience_metrics, new_experience, repeats
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
@@ -105,6 +106,7 @@ class Trainer:
         if isinstance(policy, str | Path):
             policy, own_tokenizer = load_policy(policy, RuntimeConfig())
             tokenizer = tokenizer or own_tokenizer
+        check_model(policy, config.gradient_checkpointing)
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.generation = generation or GenerationConfig()
         self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer, "validation data", none=True)
@@ -356,9 +358,14 @@ class Trainer:
             self.on_resume(self.log)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy with its tokenizer to `policy/` and the critic, if there is one, to `value_model/`; adapters are folded in."""
+        """Write the policy with its tokenizer to `policy/` and the critic, if there is one, to `value_model/`; adapters are folded in.
+
+        Raises:
+            UserError: what is read back is not what was trained (see `check_saved`).
+        """
         if not self.processes.is_main:
             return
         save_model(without_lora(self.policy), self.tokenizer, Path(folder) / "policy")
         if self.critic is not None:
             self.critic.save_pretrained(Path(folder) / "value_model")
+        check_saved(Path(folder), self.policy, self.critic)

@@ -5,6 +5,7 @@ import torch
 from tiny import assert_same, timeless, tiny_policy, trainer, weights
 from transformers import AutoModelForCausalLM
 
+from vrpo.config import UserError
 from vrpo.critic import ValueModel
 
 LORA = {"rank": 2, "alpha": 4.0}
@@ -113,5 +114,43 @@ def test_float16_skips_a_step_that_overflows_and_goes_on(tokenizer, problems) ->
 
 
 def test_lora_that_fits_nothing_is_named(tokenizer, problems) -> None:
-    with pytest.raises(ValueError, match="no_such_layer"):
+    with pytest.raises(UserError, match="no_such_layer"):
         trainer(tokenizer, problems, "grpo", changes={"lora": {"target_modules": ["no_such_layer"]}})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("modules", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
+def test_adapters_on_one_of_two_tied_layers_are_saved_as_trained(tokenizer, problems, tmp_path, monkeypatch, modules, tied: bool) -> None:
+    def policy(tokenizer):
+        model = tiny_policy(tokenizer)
+        if not tied:
+            model.config.tie_word_embeddings = False
+            model.lm_head.weight = torch.nn.Parameter(1.1 * model.lm_head.weight.detach())
+        return model
+
+    monkeypatch.setattr("tiny.tiny_policy", policy)
+    run = trainer(tokenizer, problems, "grpo", changes={"lora": LORA | {"target_modules": modules}, "measure_every": 3})
+    run.run()
+    run.save_pretrained(tmp_path)
+    ids = torch.tensor([tokenizer(problems[0]["prompt"], add_special_tokens=False)["input_ids"]])
+    loaded, trained = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")(ids).logits, run.policy(ids).logits
+    assert torch.allclose(loaded, trained, atol=1e-5)
+    assert (trained - policy(tokenizer)(ids).logits).abs().max() > 1e-2
+    with torch.no_grad(), run.policy.disable_adapter():
+        assert run.policy.config.tie_word_embeddings == tied  # saving has left the run as it was
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_run_says_so_where_what_is_saved_is_not_what_was_trained(tokenizer, problems, tmp_path, method: str) -> None:
+    run = trainer(tokenizer, problems, method)
+    if run.critic is not None:
+        torch.nn.init.normal_(run.critic.head.decoder[-1].weight)
+    (run.policy.base_model if run.critic is None else run.critic.backbone).norm.variance_epsilon = 10.0  # not in the configuration
+    with pytest.raises(UserError, match=f"{'policy' if method == 'grpo' else 'value_model'}: what was saved is not what was trained"):
+        run.save_pretrained(tmp_path)
+    assert (tmp_path / "policy" / "model.safetensors").is_file()
+
+
+def test_bfloat16_models_are_saved_as_trained(tokenizer, problems, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tiny.tiny_policy", lambda tokenizer: tiny_policy(tokenizer).to(torch.bfloat16))
+    trainer(tokenizer, problems, "vrpo", changes={"critic": {"surprisal_inputs": True}}).save_pretrained(tmp_path)

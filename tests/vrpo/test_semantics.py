@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vrpo import semantics
+from vrpo.lm_head import LanguageModelHead
 from vrpo.semantics import response_statistics, semantic_losses, top_ratio_mask
 
 
@@ -32,6 +33,37 @@ def test_chunks_equal_the_naive_version_with_gradients(monkeypatch, chunk_elemen
     ):
         assert (ours - theirs).abs().max() < 1e-6
     assert (torch.autograd.grad(total, hidden)[0][~(masks[0] | masks[1])] == 0).all()
+
+
+@pytest.mark.parametrize(("bias", "scale", "cap"), [(True, 1.0, None), (False, 0.0625, None), (False, 1.0, 3.0), (True, 2.0, 5.0)])
+def test_bias_factor_and_soft_cap_are_in_the_losses_and_their_gradients(bias: bool, scale: float, cap: float | None) -> None:
+    torch.manual_seed(0)
+    hidden, weight, offset = torch.randn(3, 9, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True), torch.randn(50)
+    offset = offset.requires_grad_() if bias else None
+    responses, masks = torch.randint(0, 50, (3, 9)), (torch.rand(3, 9) < 0.6, torch.rand(3, 9) < 0.4)
+    logits = scale * torch.nn.functional.linear(hidden, weight, offset)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    distribution = torch.distributions.Categorical(logits=logits)
+    expected = 0.5 * distribution.entropy()[masks[0]].mean() - 0.5 * distribution.log_prob(responses)[masks[1]].mean()
+    total, *_ = semantic_losses(hidden, LanguageModelHead(weight, offset, scale, cap), responses, *masks)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    inputs = (hidden, weight, offset) if bias else (hidden, weight)
+    for ours, theirs in zip(torch.autograd.grad(2 * total, inputs), torch.autograd.grad(2 * expected, inputs), strict=True):
+        assert (ours - theirs).abs().max() < 1e-6
+
+
+def test_float16_keeps_the_small_entries_of_the_gradient() -> None:
+    """Of a million tokens in the optimiser batch each weighs a millionth, and most probabilities are small: 0 in float16."""
+    torch.manual_seed(0)
+    hidden, weight, counts = torch.randn(1, 20, 16), 0.3 * torch.randn(200, 16), (torch.tensor(1_000_000),) * 2
+    responses, every = torch.randint(0, 200, (1, 20)), torch.ones(1, 20, dtype=torch.bool)
+    gradients = []
+    for enabled in (False, True):
+        states = hidden.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.float16, enabled=enabled):
+            total = semantic_losses(states, weight, responses, every, every, counts=counts)[0]
+        gradients.append(torch.autograd.grad(total, states)[0])
+    assert ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item() < 0.01
 
 
 def test_gradients_are_those_of_finite_differences() -> None:

@@ -7,7 +7,7 @@ Three changes to the critic:
 2. an entropy loss, 0.5 * mean H[P_V(. | x_t)], on the 80 % of tokens with the highest entropy;
 3. a perplexity loss, 0.5 * mean -log P_V(y_t | x_t), on the 80 % with the highest surprisal,
 
-with P_V the softmax of a frozen copy of the SFT model's LM head on the critic's states x_t. Which tokens are uncertain is
+with P_V the softmax of a frozen copy of the SFT model's whole LM head (see `vrpo.lm_head`) on the critic's states x_t. Which tokens are uncertain is
 decided anew in each iteration, over all its rollouts. With beta = 0, depth 0 and zero weights nothing is left but PPO.
 """
 
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from vrpo.algorithms.ppo import PPO
 from vrpo.critic import ValueModel
+from vrpo.lm_head import LanguageModelHead
 from vrpo.masking import masked_mean
 from vrpo.semantics import response_statistics, semantic_losses, top_ratio_mask
+from vrpo.states import after_last_layer
 from vrpo.types import Experience
-
-FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 
 
 class VRPO(PPO):
@@ -40,10 +40,19 @@ class VRPO(PPO):
             surprisal_inputs=critic_config.surprisal_inputs,
         )
         frozen = critic_config.semantic_head == "frozen"
-        critic.lm_head = nn.Parameter(policy.get_output_embeddings().weight.detach().clone(), requires_grad=not frozen)
+        self._head = LanguageModelHead.of(policy) if self._semantic else LanguageModelHead(policy.get_output_embeddings().weight)
+        critic.lm_head = nn.Parameter(self._head.weight.detach().clone(), requires_grad=not frozen)
+        if self._head.bias is not None:
+            critic.lm_head_bias = nn.Parameter(self._head.bias.detach().clone(), requires_grad=not frozen)
         if frozen and self._semantic and critic_config.backbone == "separate":
-            freeze_final_norm(critic.backbone)
+            for module in after_last_layer(critic.backbone):  # the norm that belongs to the frozen head
+                module.requires_grad_(False)
         return critic
+
+    @property
+    def head(self) -> LanguageModelHead:
+        """The language-model head on the critic's copy of its weights."""
+        return replace(self._head, weight=self.critic.lm_head, bias=getattr(self.critic, "lm_head_bias", None))
 
     @property
     def _semantic(self) -> bool:
@@ -57,9 +66,7 @@ class VRPO(PPO):
         if output.kl_per_dimension is not None:
             readings["latent_kl"] = output.kl_per_dimension
         if self._semantic:
-            readings["entropy"], readings["surprisal"] = response_statistics(
-                hidden, self.critic.lm_head, batch.responses, batch.response_mask
-            )
+            readings["entropy"], readings["surprisal"] = response_statistics(hidden, self.head, batch.responses, batch.response_mask)
         return readings
 
     def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:
@@ -84,7 +91,7 @@ class VRPO(PPO):
         if self._semantic:
             terms["semantic"], entropy, perplexity = semantic_losses(
                 hidden,
-                self.critic.lm_head,
+                self.head,
                 batch.responses,
                 batch.entropy_mask,
                 batch.surprisal_mask,
@@ -94,16 +101,3 @@ class VRPO(PPO):
             )
             metrics = {"entropy": entropy.item(), "perplexity": perplexity.item()}
         return terms, metrics
-
-
-def freeze_final_norm(backbone: nn.Module) -> None:
-    """Keep the norm that belongs to the frozen head frozen with it.
-
-    Raises:
-        ValueError: the backbone's last norm has none of the usual names.
-    """
-    for name in FINAL_NORMS:
-        if isinstance(norm := getattr(backbone, name, None), nn.Module):
-            norm.requires_grad_(False)
-            return
-    raise ValueError(f"{type(backbone).__name__} has no final norm named {', '.join(FINAL_NORMS)}; set critic.semantic_head: learned")
