@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -25,7 +25,10 @@ def hold(path: Path, busy: Callable[[str], object]) -> Iterator[None]:
     """
     told = False
     while (file := _locked(path)) is None:
-        if not told and (holder := path.read_text() if path.exists() else ""):
+        holder = ""
+        with suppress(FileNotFoundError):  # released just now
+            holder = path.read_text()
+        if holder and not told:
             busy(holder)
             told = True
         time.sleep(0.2)  # not a blocking flock: Python handles signals, a cancellation among them, between the attempts
@@ -46,12 +49,10 @@ def _locked(path: Path) -> TextIO | None:
         file = path.open("a+")
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written to ({error}); free it, or name another place") from None
-    try:
+    with suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else its last holder has just removed it
             return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
     file.close()
     return None
 

@@ -105,7 +105,7 @@ class Trainer:
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
         refuse_non_finite(policy, "the policy")
         rows = {"training": self.problems, "validation": self.validation}
-        tokens = [encode(tokenizer, [row["prompt"] for row in part]) for part in rows.values()]
+        tokens = encode(tokenizer, [row["prompt"] for part in rows.values() for row in part])
         self.fingerprint = fingerprint(config, self.generation, rows, tokens, policy, precision=precision, method=method, seed=seed)
         self.processes = Processes(policy.device)
         policy.to(self.processes.device)
