@@ -194,6 +194,7 @@ def _load(source: str, params: Params) -> tuple[Any, Any]:
 
 
 def main() -> None:
+    stage.speak_safely()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,7 +8,6 @@ A few responses, token by token, go to data/tokens/<method>-<seed>.json.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
 
     torch.set_num_threads(params.runtime.threads)
     folder, timer = RUNS / f"{method}-{seed}", Timer()
-    trained = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    initial = json.loads((EVALUATIONS / "sft.json").read_text(encoding="utf-8"))
+    trained = stage.read_json(folder / "run.json")
+    initial = stage.read_json(EVALUATIONS / "sft.json")
     rows = stage.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
     policy, tokenizer = load_policy(folder / "policy", params.runtime)
     task = load_task(params, tokenizer)
@@ -57,7 +56,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         "method": method,
         "seed": seed,
         "domain": params.domain,
-        "noise": acting_noise(params, json.loads((LABELS / "noise.json").read_text(encoding="utf-8"))),
+        "noise": acting_noise(params, stage.read_json(LABELS / "noise.json")),
         **result,
         "accuracy_init": initial["accuracy"]["mean"],
         "length_inflation": result["response_length"] / max(initial["response_length"], 1e-9),

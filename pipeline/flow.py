@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
-from pipeline.stage import TELEMETRY_OFF
+from pipeline.leash import interrupt_on_signals
+from pipeline.stage import TELEMETRY_OFF, speak_safely
 from vrpo.config import UserError
 
 
@@ -23,6 +23,7 @@ def prefect_environment(root: Path) -> dict[str, str]:
 
 
 def main() -> None:
+    speak_safely()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.flow", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, not {options.jobs}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped flow stops its stages, as Ctrl-C does
+    interrupt_on_signals()  # a stopped flow stops its stages
     root = Path.cwd()
     for key, value in prefect_environment(root).items():
         os.environ.setdefault(key, value)

@@ -64,8 +64,12 @@ def run(params: Params, record: Any) -> dict[str, Any]:
 
 def _given(rows: list[dict[str, Any]], name: str, source: str) -> list[str | None]:
     """Labels that need no model: the rows' own, or their clean answers. Test rows have no labels of their own."""
-    if source == "dataset" and name == "train" and not any("label" in row for row in rows):
-        raise UserError("label.source = 'dataset', but no training row has a `label`; add the column, or use majority_vote or clean")
+    unlabelled = [row["id"] for row in rows if row.get("label") is None]
+    if source == "dataset" and name == "train" and unlabelled:  # their clean answers would pass for noisy labels
+        raise UserError(
+            f"label.source = 'dataset', but {len(unlabelled)} of {len(rows)} training rows have no `label`, e.g. {unlabelled[0]}; "
+            "add it, remove these rows, or use majority_vote or clean"
+        )
     return [row.get("label", row["answer"]) if source == "dataset" else row["answer"] for row in rows]
 
 

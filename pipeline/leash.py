@@ -1,27 +1,66 @@
-"""A command that does not outlive whoever started it: leash.py COMMAND..., in a session of its own, with the starter holding its stdin.
+"""Processes that do not outlive whoever started them.
 
-When stdin closes, be it because the starter closed it, ended or was killed, the command and all its children are interrupted as by Ctrl-C,
-upon which DVC tidies up behind itself, and killed after STOP_SECONDS. A signal to DVC alone would leave the stage behind.
+A command: leash.py COMMAND..., in a session of its own, with the starter holding its stdin. When stdin closes, be it because the starter
+closed it, ended or was killed, or when the leash is asked to end, the command and all its children are interrupted as by Ctrl-C, upon which
+DVC tidies up behind itself, and killed after STOP_SECONDS. A signal to DVC alone would leave the stage behind.
+
+Worker processes: `workers`.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 
 STOP_SECONDS = 10.0  # between asking and killing
 
 
-def main() -> None:
-    command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGINT, lambda *_: None)  # the group's own; set after the start, so that the command keeps the default
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that it ends what it started; nohup's choice stays."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Executor]:
+    """A pool of processes that end at once when the block is left by an exception, and when this process dies, however it does."""
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _end_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent's to handle
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> None:
+    command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    asked, ask = os.pipe()
+    signal.signal(signal.SIGINT, lambda *_: None)  # the group's own; set after the start, so that the command keeps the default
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: os.write(ask, b"."))
+
+    def watch() -> None:
+        select.select([sys.stdin, asked], [], [])
         os.killpg(0, signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             command.wait(STOP_SECONDS)

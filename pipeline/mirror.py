@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RECORD_TAG = "vrpo.record"  # on the MLflow run: id of the record, so that a lost side file cannot cause duplicates
+STORED_PATHS = (  # tables and columns in which MLflow's database keeps places of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 BATCH = 1000  # metrics per request; MLflow allows no more
 
 
@@ -62,7 +69,7 @@ def init_database(uri: str) -> None:
 
     The database remembers the MLflow it was prepared for (`user_version`), which spares the import when it is current. The
     lock keeps processes that start together from migrating it together. A new database gets its name when it is complete:
-    MLflow can never finish one whose creation was killed half-way.
+    MLflow can never finish one whose creation was killed half-way. One that was moved or copied with its checkout is told so.
     """
     if not uri.startswith("sqlite:///"):
         return
@@ -73,6 +80,7 @@ def init_database(uri: str) -> None:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if path.exists() and _user_version(path) == wanted:
+            _move_in(path)
             return
         load_mlflow()
         from mlflow.db import upgrade
@@ -84,8 +92,26 @@ def init_database(uri: str) -> None:
         with closing(sqlite3.connect(target, timeout=20)) as database:
             database.execute(f"PRAGMA user_version = {wanted}")
         target.replace(path)
+        _move_in(path)
     finally:
         os.close(folder)
+
+
+def _artifacts(path: Path) -> str:
+    """Where the artifacts of our experiments lie, beside their database."""
+    return str(path.parent.resolve() / "mlartifacts")
+
+
+def _move_in(path: Path) -> None:
+    """Point a database to the artifacts beside it: MLflow stores whole paths, which after a move or a copy are those of the old folder."""
+    here = _artifacts(path)
+    with closing(sqlite3.connect(path, timeout=20)) as database, database:
+        places = "SELECT DISTINCT artifact_location FROM experiments WHERE name LIKE 'vrpo-%' AND artifact_location LIKE '%/mlartifacts'"
+        for (old,) in database.execute(places).fetchall():
+            if old != here:
+                for table, column in STORED_PATHS:
+                    change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?"
+                    database.execute(change, (here, len(old) + 1, old, len(old) + 1, f"{old}/"))
 
 
 def _user_version(path: Path) -> int:
@@ -242,7 +268,7 @@ class _Mirror:
         from mlflow.exceptions import MlflowException
 
         uri = self.state["uri"]
-        place = str(Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts") if uri.startswith("sqlite:///") else None
+        place = _artifacts(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
         if experiment := self.client.get_experiment_by_name(name):
             return experiment.experiment_id
         try:

@@ -71,7 +71,7 @@ class Record:
     def __init__(self, path: Path, start: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         if torn:
             self._file.write("\n")
         self._start: dict[str, Any] | None = {

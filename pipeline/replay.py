@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.stage import write_json
+from pipeline.stage import speak_safely, write_json
 from vrpo.config import UserError
 from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.metrics import summarise
@@ -37,6 +37,7 @@ def replays(rows: list[sgd.Row], schema: sgd.Schema) -> dict[str, dict[str, Any]
 
 def main() -> None:
     """Print the table, and write it as JSON where --out says so."""
+    speak_safely()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

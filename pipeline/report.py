@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs, read_json
-from pipeline.stage import main, read_jsonl, write_atomically, write_json
+from pipeline.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs
+from pipeline.stage import main, read_json, read_jsonl, write_atomically, write_json
 from vrpo.config import Params
 
 REPORTS = DATA / "reports"

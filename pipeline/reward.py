@@ -6,7 +6,6 @@ prefers the right response of held-out pairs as often as that. Writes data/model
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -97,7 +96,7 @@ def load_scorer(params: Params) -> Any:
     """The learned reward in data/models/reward, blurred as its reward.json says."""
     from vrpo.rewards.model import BlurredReward
 
-    blur = json.loads((REWARD / "reward.json").read_text(encoding="utf-8"))["blur"]
+    blur = stage.read_json(REWARD / "reward.json")["blur"]
     return BlurredReward(_load_unblurred(params), blur, params.reward.seed)
 
 

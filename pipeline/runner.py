@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import argparse
 import itertools
 import os
 import re
@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from pipeline.leash import STOP_SECONDS
-from pipeline.stage import RETRYABLE
+from pipeline.leash import STOP_SECONDS, interrupt_on_signals
+from pipeline.stage import RETRYABLE, speak_safely
 from vrpo.config import UserError
+from vrpo.files import hold
 
 LEASH = Path(__file__).with_name("leash.py")
 TAIL = 15  # lines of a stage's log that are kept to explain a failure
@@ -176,23 +177,39 @@ def take_turn(root: Path, wait: Callable[[str], object] | None = None) -> Iterat
     Raises:
         UserError: another run holds it, and `wait` is None.
     """
-    path = root / ".dvc" / "tmp" / "flow.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            if wait is None:
-                raise UserError(f"another flow (process {holder}) is running in {root}; wait for it or stop it") from None
-            wait(f"waiting for the run of process {holder}, which works in this checkout")
-            while True:  # not a blocking flock: Python handles signals, a cancellation among them, between the attempts
-                time.sleep(0.5)
-                with suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+
+    def busy(holder: str) -> None:
+        if wait is None:
+            raise UserError(f"another flow (process {holder}) is running in {root}; wait for it or stop it")
+        wait(f"waiting for the run of process {holder}, which works in this checkout")
+
+    with hold(root / ".dvc" / "tmp" / "flow.lock", busy):
         yield
+
+
+def main() -> None:
+    """Run a command that reproduces stages in this checkout's turn, and end it with this process."""
+    speak_safely()
+    parser = argparse.ArgumentParser(prog="python -m pipeline.runner", description=main.__doc__)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments")
+    command = parser.parse_args().command
+    interrupt_on_signals()
+    try:
+        with take_turn(Path.cwd(), lambda text: print(text, file=sys.stderr)):
+            leash = [sys.executable, LEASH, *command]
+            process = subprocess.Popen(leash, stdin=subprocess.PIPE, start_new_session=True)
+            try:
+                raise SystemExit(process.wait())
+            finally:
+                process.stdin.close()
+                process.wait()  # the next turn begins when all has ended
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("stopped: the running stages were ended; the same command goes on where they were", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

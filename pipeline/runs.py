@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.stage import read_jsonl
+from pipeline.stage import read_json, read_jsonl
 from vrpo.config import Params, UserError
 
 DATA = Path("data")
@@ -73,21 +72,10 @@ def load_runs(params: Params) -> list[Run]:
         log = read_jsonl(folder / "log.jsonl") if (folder / "log.jsonl").exists() else []
         info = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
         tokens = DATA / "tokens" / f"{method}-{seed}.json"
-        runs.append(Run(method, seed, evaluation, log, info, json.loads(tokens.read_text(encoding="utf-8")) if tokens.exists() else []))
+        runs.append(Run(method, seed, evaluation, log, info, read_json(tokens, list) if tokens.exists() else []))
     if not runs:
         raise UserError(f"{DATA / 'evaluations'}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
     return runs
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove the file and run `dvc repro`") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}; remove the file and run `dvc repro`")
-    return value
 
 
 def is_number(value: Any) -> bool:

@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 import psutil
 
 from pipeline.flow import prefect_environment
+from pipeline.stage import speak_safely
 from vrpo.config import UserError
 
 MARK = "VRPO_SERVE"
@@ -170,6 +171,7 @@ def _signal(send: Callable[[], None]) -> None:
 
 
 def main() -> None:
+    speak_safely()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

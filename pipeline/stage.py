@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
 import resource
@@ -26,6 +28,7 @@ TELEMETRY_OFF = {
 }
 
 
+LONE_SURROGATES = "backslashreplace"  # how text is encoded that UTF-8 cannot hold: \\ud800, in JSON the very same character
 RETRYABLE = 75  # exit code of a stage for which trying again may help (EX_TEMPFAIL of sysexits.h)
 
 
@@ -33,16 +36,52 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a kill or a full disk leaves the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with partial.open("w", encoding="utf-8", errors=LONE_SURROGATES) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file in one piece: a kill or a full disk leaves all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = f"{line}\n".encode("utf-8", LONE_SURROGATES)
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(end)
+            raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN is refused because it is not JSON and always a mistake here."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file that holds an object, or another `kind` of value.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove the file and run `dvc repro`") from None
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: expected a JSON {kind.__name__}, found {type(value).__name__}; remove the file and run `dvc repro`")
+    return value
+
+
+def speak_safely() -> None:
+    """Let a terminal that lacks a character show its code: the work is done, its last line must not end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -90,6 +129,7 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     which go to `data/metrics/<name>.json` and to the records that MLflow mirrors. A `UserError` ends the process with
     exit code 1 and its message alone; a connection that broke, timed out or was never made with exit code 75, which `pipeline.flow` tries again.
     """
+    speak_safely()
     parser = argparse.ArgumentParser(
         prog=f"python -m pipeline.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

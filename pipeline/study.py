@@ -4,8 +4,8 @@
 
 Each cell is a set of parameters, a method and a seed; `domain` in the file, where given, stands in for that of params.yaml. What cells
 have in common (problems, base model, labels, cold start) is made once; finished cells are lines of data/reports/study/<name>.jsonl and
-never run again, so that a study can be stopped at any time and goes on later. The tables are written anew at the end (see
-`pipeline.study_report`).
+never run again, so that a study can be stopped at any time and goes on later. Each line names the commit of the code that made it; what
+cells have in common is made anew when the code that makes it changes. The tables are written anew at the end (see `pipeline.study_report`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import ValidationError
+
+from pipeline.leash import interrupt_on_signals, workers
 from pipeline.records import Record
-from pipeline.runs import read_json
-from pipeline.stage import TELEMETRY_OFF, read_jsonl, write_json
+from pipeline.stage import LONE_SURROGATES, TELEMETRY_OFF, append_line, read_json, read_jsonl, speak_safely, write_json
 from pipeline.study_file import UNDECIDED, Cell, cell_key, digest, load_study
 from vrpo.config import Params, UserError
+from vrpo.files import hold
 
 REPORTS, WORK = Path("data/reports/study"), Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder
@@ -40,17 +47,45 @@ CELL = ("prepare", "label", "sft", "reward")  # what a cell reads
 
 
 def finished(path: Path) -> dict[str, dict[str, Any]]:
-    """The lines of a study's finished cells by key. Parameters that did not exist when a cell ran count with their defaults."""
-    file = REPORTS / f"{path.stem}.jsonl"
-    lines = read_jsonl(file) if file.exists() else []
-    return {cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"])): line for line in lines}
+    """The lines of a study's finished cells by key. Parameters that did not exist when a cell ran count with their defaults.
+
+    Lines with parameters that do not exist any more, or not with such values, are of older code: they are told of and left where they are.
+    """
+    file, found, older = REPORTS / f"{path.stem}.jsonl", {}, []
+    for number, line in enumerate(read_jsonl(file) if file.exists() else [], 1):
+        try:
+            found[cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"]))] = line
+        except (ValidationError, KeyError) as error:
+            older.append((number, str(error).splitlines()[1] if isinstance(error, ValidationError) else f"no {error}"))
+    if older:
+        first, reason = older[0]
+        print(
+            f"{file}: {len(older)} of {len(found) + len(older)} lines are of older code and do not count, e.g. {first}: {reason}",
+            file=sys.stderr,
+        )
+    return found
 
 
 def folder_of(stage: str, params: Params) -> Path:
-    """Where a stage's outputs lie; cells with the same parameters up to there share them."""
+    """Where a stage's outputs lie; cells with the same parameters and the same code up to there share them."""
     sections, upstream = INPUTS[stage]
     values = params.model_dump(include=set(sections))
-    return WORK / f"{stage}-{digest([values, *(folder_of(other, params).name for other in upstream)])}"
+    return WORK / f"{stage}-{digest([values, stage_code()[stage], *(folder_of(other, params).name for other in upstream)])}"
+
+
+def folder_of_cell(cell: Cell) -> Path:
+    """Where a cell's files lie while it runs, a checkpoint that was left by a kill among them."""
+    made = [folder_of(stage, cell.params).name for stage in CELL]
+    return WORK / f"cell-{digest([cell.key, made, stage_code()['train'], stage_code()['evaluate']])}"
+
+
+@cache
+def stage_code() -> dict[str, str]:
+    """A digest of each stage's modules, which dvc.yaml names, as they were when this process asked first."""
+    root = Path(__file__).parents[1]
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    files = {name: [file for file in stage["deps"] if file.endswith(".py")] for name, stage in stages.items()}
+    return {name: digest([[file, sha256((root / file).read_bytes()).hexdigest()] for file in group]) for name, group in files.items()}
 
 
 def run_stage(stage: str, params: Params, root: str) -> None:
@@ -69,10 +104,11 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     """Train and evaluate one cell in a folder of its own; returns its line."""
     from pipeline import critic, evaluate, tracking, train
 
-    start, folder = time.perf_counter(), Path(root) / WORK / f"cell-{cell.key}"
+    start, folder = time.perf_counter(), Path(root) / folder_of_cell(cell)
     arguments = (cell.params, cell.method, cell.seed)
     made = {stage: read_json(Path(root) / folder_of(stage, cell.params) / METRICS) for stage in ("label", "sft", "reward")}
     line: dict[str, Any] = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "stages": made}
+    line["commit"] = tracking.code_version()
     line["params"] = cell.params.model_dump(exclude=UNDECIDED)
     if made["sft"]["accuracy"] < cell.cold_start:
         return line | {"accuracy_init": made["sft"]["accuracy"]}
@@ -122,7 +158,9 @@ def _columns(log: list[dict[str, float]]) -> dict[str, list[float | None]]:
 
 
 def _link(sources: list[Path], folder: Path) -> None:
-    """A folder with everything that the sources hold below data/: directories of their own, files as links."""
+    """A folder with everything that the sources hold below data/: directories of their own, files as links, which a moved checkout keeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
     for source in sources:
         for file in (source / "data").rglob("*"):
             target = folder / file.relative_to(source)
@@ -130,8 +168,8 @@ def _link(sources: list[Path], folder: Path) -> None:
                 target.mkdir(parents=True, exist_ok=True)
             elif not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(file)
-    folder.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)  # a link that leads nowhere
+                target.symlink_to(os.path.relpath(file.resolve(), target.parent))
 
 
 def _within(folder: Path, work: Callable[[], Any]) -> Any:
@@ -141,7 +179,7 @@ def _within(folder: Path, work: Callable[[], Any]) -> Any:
     home = Path.cwd()
     os.chdir(folder)
     try:
-        with Path("output.txt").open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        with Path("output.txt").open("a", encoding="utf-8", errors=LONE_SURROGATES) as file, redirect_stdout(file), redirect_stderr(file):
             return work()
     except Exception as error:
         raise RuntimeError(f"{folder.name}: {type(error).__name__}: {error}") from None
@@ -152,20 +190,28 @@ def _within(folder: Path, work: Callable[[], Any]) -> Any:
 def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = None) -> int:
     """Run what is missing, two phases: shared stages, then cells; returns the number of cells that failed.
 
-    `pool` is an Executor to run them on, `jobs` at a time; by default processes here.
+    `pool` is an Executor to run them on, `jobs` at a time; by default processes here. Studies of one checkout, whose cells share folders,
+    take turns.
     """
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-    from multiprocessing import get_context
-
-    from tqdm import tqdm
-
     study, cells = load_study(path)
     if unknown := [name for name in tables if name not in study.tables]:
         raise UserError(f"--table {unknown[0]}: not in {path}; use {', '.join(study.tables)}")
+
+    def wait(holder: str) -> None:
+        print(f"waiting for the study of process {holder}, which works in this checkout", file=sys.stderr)
+
+    with hold(WORK / ".lock", wait):
+        return _run_missing(path, cells, jobs, minutes, tables, pool)
+
+
+def _run_missing(path: Path, cells: list[Cell], jobs: int, minutes: float, tables: list[str], pool: Any) -> int:
+    from concurrent.futures import FIRST_COMPLETED, wait
+
+    from tqdm import tqdm
+
     done = finished(path)
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
-    REPORTS.mkdir(parents=True, exist_ok=True)
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
     planned: set[Path] = set()
     for cell in missing:
@@ -176,7 +222,7 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = No
                 waiting.append(({folder_of(other, cell.params) for other in INPUTS[stage][1]}, run_stage, (stage, cell.params, root), made))
         waiting.append(({folder_of(stage, cell.params) for stage in CELL}, run_cell, (cell, root), None))
     running: dict[Any, Path | None] = {}
-    with pool or ProcessPoolExecutor(jobs, get_context("spawn")) as pool, tqdm(total=len(missing), desc=path.stem, unit="cell") as bar:
+    with pool or workers(jobs) as pool, tqdm(total=len(missing), desc=path.stem, unit="cell") as bar:
         while waiting or running:
             for task in waiting[:]:
                 if len(running) < jobs and time.monotonic() < deadline and all(folder.exists() for folder in task[0]):
@@ -190,8 +236,7 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = No
                     failed += 1
                     tqdm.write(f"failed: {error}", file=sys.stderr)
                 elif made is None:
-                    with (REPORTS / f"{path.stem}.jsonl").open("ab", buffering=0) as file:  # in one piece: a kill leaves no half line
-                        file.write(f"{json.dumps(future.result())}\n".encode())
+                    append_line(REPORTS / f"{path.stem}.jsonl", json.dumps(future.result()))
                     bar.update()
     _send_records()
     return failed
@@ -209,6 +254,7 @@ def _send_records() -> None:
 
 
 def main() -> int:
+    speak_safely()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -218,15 +264,19 @@ def main() -> int:
     parser.add_argument("--table", action="append", default=[], help="only this table; may be given several times")
     parser.add_argument("--report", action="store_true", help="run nothing, write the tables from what is there")
     options = parser.parse_args()
+    interrupt_on_signals()
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | TELEMETRY_OFF
     from pipeline import study_report
 
     try:
         failed = 0 if options.report else run(options.study, options.jobs, options.minutes, options.table)
         study_report.write(options.study)
-    except UserError as error:
+    except (UserError, OSError, BrokenExecutor) as error:  # the last: a worker was killed, as by a lack of memory
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped: finished cells are kept, the others go on with the same command", file=sys.stderr)
+        return 130
     return 1 if failed else 0
 
 

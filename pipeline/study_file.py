@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from vrpo.config import Domain, Params, Probability, Section, UserError, load_params, overlay, resolve_params
+from vrpo.config import MEMORY_SETTINGS, Domain, Params, Probability, Section, UserError, load_params, overlay, resolve_params
 
 UNDECIDED = {"profile", "methods", "seeds", "report"}  # parameters that do not touch a cell's result
 SEEDED = ("base", "label", "sft", "reward")  # sections that get the cell's seed: each seed has its own models and its own noise
@@ -168,7 +168,7 @@ def _expand(study: Study, name: str, path: Path) -> Iterator[Cell]:
 
 def cell_key(kind: str, method: str, seed: int, params: Params) -> str:
     """Digest of everything that decides a cell's result."""
-    return digest([kind, method, seed, params.model_dump(exclude=UNDECIDED)])
+    return digest([kind, method, seed, params.model_dump(exclude=dict.fromkeys(UNDECIDED, True) | MEMORY_SETTINGS)])
 
 
 def digest(value: Any) -> str:

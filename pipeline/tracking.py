@@ -26,6 +26,7 @@ from typing import Any
 
 from pipeline.mirror import connect, init_database, mirror, tracking_uri
 from pipeline.records import Record, flatten, read_events
+from pipeline.stage import speak_safely
 from vrpo.config import Params, UserError
 
 FOLDER = Path("data/tracking")
@@ -74,7 +75,7 @@ def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any,
     values = params.model_dump()
     noise = describe_noise(values)
     tags |= {"stage": stage, "dvc_stage": os.environ.get("DVC_STAGE", stage), "label": label, "profile": params.profile, "noise": noise}
-    tags |= {"domain": values["domain"], "git": _git_version()}
+    tags |= {"domain": values["domain"], "git": code_version()}
     name = f"{stage} ({params.profile})"
     if arguments:
         method, seed = map(str, arguments)
@@ -132,11 +133,16 @@ def _system_metrics(run: Record) -> Iterator[None]:
         thread.join()
 
 
-def _git_version() -> str:
-    """The commit, with "-dirty" after uncommitted changes; "none" outside git."""
+def code_version() -> str:
+    """The commit of this code, with "-dirty" after uncommitted changes to it (not to reports and data); "none" outside git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--", "*.py", "../vrpo/*.py")
+        return git("describe", "--always", "--abbrev=12") + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "none"
 
@@ -234,6 +240,7 @@ def _public(text: str) -> str:
 
 
 def main() -> None:
+    speak_safely()
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -245,7 +252,14 @@ def main() -> None:
     child.add_argument("parent", type=int)
     options = parser.parse_args()
     if options.command == "init":
-        init_database(tracking_uri())
+        try:
+            init_database(tracking_uri())
+        except Exception as error:  # what a database can raise is MLflow's affair
+            print(
+                f"error: MLflow ({_public(tracking_uri())}) cannot be prepared: {_one_line(error)}; free the file, or move it away",
+                file=sys.stderr,
+            )
+            raise SystemExit(1) from None
     elif options.command == "sync":
         try:
             print(f"sync: {sync()} record files are in MLflow ({_public(tracking_uri())})")

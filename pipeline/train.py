@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stage
-from vrpo.config import Params
+from vrpo.config import MEMORY_SETTINGS, Params
 
 PREPARED, LABELS, SFT = Path("data/prepared"), Path("data/labels"), Path("data/models/sft")
 STATE = Path("data/state")
@@ -137,7 +137,7 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
 
 def _key(params: Params) -> str:
     """Names the trainer state after every parameter that decides the run. The checkpoint checks the data's hash itself."""
-    text = params.model_dump_json(exclude={"profile", "methods", "seeds", "evaluate", "report"})
+    text = params.model_dump_json(exclude=dict.fromkeys(("profile", "methods", "seeds", "evaluate", "report"), True) | MEMORY_SETTINGS)
     return sha256(text.encode()).hexdigest()[:12]
 
 

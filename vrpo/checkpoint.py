@@ -1,10 +1,11 @@
-"""Trainer state on disk: one safetensors file, replaced atomically, that refuses to continue another run."""
+"""Trainer state on disk: one safetensors file, replaced atomically and checked by a digest, that refuses to continue another run."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from vrpo.config import UserError
 
+FORMAT = 2  # of checkpoints; raised when older ones cannot be read any more
 
-def model_tensors(model: nn.Module, frozen: bool = True) -> dict[str, Tensor]:
+
+def weights(model: nn.Module, frozen: bool = True) -> dict[str, Tensor]:
     """Parameters (frozen ones too, if asked for) and buffers by name; tied tensors appear once."""
     parameters = {name: parameter for name, parameter in model.named_parameters() if frozen or parameter.requires_grad}
     return {**parameters, **dict(model.named_buffers())}
@@ -23,7 +26,7 @@ def model_tensors(model: nn.Module, frozen: bool = True) -> dict[str, Tensor]:
 
 def pack(models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Everything that training changes, as one flat dictionary of tensors."""
-    tensors = {f"model/{name}": tensor for name, tensor in model_tensors(models, frozen=False).items()}
+    tensors = {f"model/{name}": tensor for name, tensor in weights(models, frozen=False).items()}
     for name, optimizer in optimizers.items():
         for index, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in entries.items()}
@@ -31,10 +34,18 @@ def pack(models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dic
 
 
 def unpack(tensors: dict[str, Tensor], models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-    """Put back in place what `pack` gave; the optimisers' settings stay those of the config."""
+    """Put back in place what `pack` gave; the optimisers' settings stay those of the config.
+
+    Raises:
+        UserError: the tensors are not those of these models.
+    """
+    targets = {f"model/{name}": target for name, target in weights(models, frozen=False).items()}
+    shapes, wanted = ({n: t.shape for n, t in group.items() if n.startswith("model/")} for group in (tensors, targets))
+    if other := sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name)):
+        raise UserError(f"the checkpoint holds other weights than the models here, e.g. {other[0].removeprefix('model/')}; delete it")
     with torch.no_grad():
-        for name, target in model_tensors(models, frozen=False).items():
-            target.copy_(tensors[f"model/{name}"])
+        for name, target in targets.items():
+            target.copy_(tensors[name])
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for path, tensor in tensors.items():
@@ -45,51 +56,68 @@ def unpack(tensors: dict[str, Tensor], models: nn.Module, optimizers: dict[str, 
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A short hash of a model's weights."""
-    digest = sha256()
-    for name, tensor in sorted(model_tensors(model).items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents, in the order of the names."""
+    total = sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write tensors and JSON-able `meta` into one file; a kill leaves the previous checkpoint whole."""
+    """Write tensors and JSON-able `meta` into one file; a kill leaves the previous checkpoint whole.
+
+    Raises:
+        UserError: the file cannot be written (disk full, no permission).
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    path = path.resolve()  # a link stays one
+    partial = path.with_name(path.name + ".partial")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(meta | {"format": FORMAT})
     try:
-        save_file(contiguous, partial, metadata={"meta": json.dumps(meta)})
-    except SafetensorError as error:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(contiguous, partial, metadata={"meta": text, "digest": _seal(contiguous, text)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UserError(f"{path} could not be written ({error}); free space and run again, the previous checkpoint is whole") from None
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint of the run described by `fingerprint`.
 
     Raises:
-        UserError: the file is broken, or was written by a run with another config, data or initial model; the first
-            differences are named.
+        UserError: the file is broken, was written by another version of this code, or by a run with another config, data or initial
+            model; the first differences are named.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads(file.metadata()["meta"])
+            texts = file.metadata()
+            meta = json.loads(texts["meta"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path}: broken checkpoint ({error}); delete it to train from the start") from None
+        if (written := meta.get("format", 1)) != FORMAT:
+            raise UserError(f"{path}: written by another version of this code (format {written}, here {FORMAT}); go on there, or delete it")
+        if texts["digest"] != _seal(tensors, texts["meta"]):
+            raise ValueError("its contents do not match its digest")
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise UserError(f"{path}: broken checkpoint ({error}); delete it to train from the start, or restore a copy") from None
     differences = list(_differences(meta["fingerprint"], fingerprint))
     if differences:
         raise UserError(f"{path} belongs to another run: {'; '.join(differences[:3])}. Restore these, or delete the file to start anew")
     return tensors, meta
+
+
+def _seal(tensors: dict[str, Tensor], text: str) -> str:
+    return sha256((tensors_digest(tensors) + text).encode()).hexdigest()
 
 
 def _differences(saved: Any, current: Any, where: str = "") -> Iterator[str]:

@@ -20,6 +20,14 @@ Domain = Literal["math", "science", "dialogue"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
+# Settings of memory and speed by section of the parameters: they may change between a kill and its resumption.
+MEMORY_SETTINGS = {
+    "runtime": {"device", "threads"},
+    "generation": {"batch_size"},
+    "train": {"micro_batch_size", "gradient_checkpointing", "checkpoint_every", "reward_timeout"},
+}
+
+
 class UserError(Exception):
     """A mistake in the user's input. The message names the thing and the cure; no traceback is shown."""
 

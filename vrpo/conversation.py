@@ -101,6 +101,8 @@ def converse(
     Returns:
         Rollout on the CPU, T = the longest response, prefixes included.
     """
+    if not prompts:  # a process without a share of the rows
+        return Rollout.empty()
     if reply is None and prefixes is None:
         return generate(model, prompts, seed=seed, places=places, **generation)
     count = len(prompts)

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vrpo.files import present, whole_folder
 from vrpo.limits import check_tokens
 from vrpo.lm_head import LanguageModelHead
 from vrpo.lora import without_lora
 from vrpo.losses import gaussian_kl
+from vrpo.models import damage_named, refuse_non_finite
 from vrpo.states import backbone_of, backbone_states, response_states, states_width
 from vrpo.surprisal import INPUTS, surprisal_inputs
 from vrpo.types import Rollout
@@ -184,16 +186,22 @@ class ValueModel(nn.Module):
         return scores
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `backbone/` in the usual format, adapters folded in, the head as safetensors beside it, and `reader/` if there is one."""
+        """Write `backbone/` in the usual format, adapters folded in, the head as safetensors beside it, and `reader/` if there is one.
+
+        A kill on the way leaves an earlier folder as it was.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
         from safetensors.torch import save_file
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        without_lora(self.backbone).save_pretrained(folder / "backbone")
-        if self.reader is not None:
-            self.reader.save_pretrained(folder / "reader")
-        save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, folder / "value_head.safetensors")
-        (folder / "value_head.json").write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
+        refuse_non_finite(self, f"{folder}: the value model to be saved")
+        with whole_folder(Path(folder)) as partial:
+            without_lora(self.backbone).save_pretrained(partial / "backbone")
+            if self.reader is not None:
+                self.reader.save_pretrained(partial / "reader")
+            save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, partial / "value_head.safetensors")
+            (partial / "value_head.json").write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", **kwargs: Any) -> ValueModel:
@@ -201,15 +209,18 @@ class ValueModel(nn.Module):
 
         Raises:
             FileNotFoundError: the folder holds no value model.
+            UserError: its files are damaged.
         """
         from safetensors.torch import load_file
         from transformers import AutoModel, AutoModelForCausalLM
 
-        folder = Path(folder)
+        folder = present(Path(folder))
         if not (folder / "value_head.json").is_file():
             raise FileNotFoundError(f"{folder} is not a value model: value_head.json is missing (ValueModel.save_pretrained writes it)")
-        settings = json.loads((folder / "value_head.json").read_text(encoding="utf-8"))
-        reader = AutoModelForCausalLM.from_pretrained(folder / "reader", **kwargs) if (folder / "reader").is_dir() else None
-        model = cls(AutoModel.from_pretrained(folder / "backbone", **kwargs), **settings, reader=reader).to(device)
-        model.head.load_state_dict(load_file(folder / "value_head.safetensors"))
+        with damage_named(folder):
+            settings = json.loads((folder / "value_head.json").read_text(encoding="utf-8"))
+            reader = AutoModelForCausalLM.from_pretrained(folder / "reader", **kwargs) if (folder / "reader").is_dir() else None
+            model = cls(AutoModel.from_pretrained(folder / "backbone", **kwargs), **settings, reader=reader).to(device)
+            model.head.load_state_dict(load_file(folder / "value_head.safetensors"))
+        refuse_non_finite(model, f"{folder}: the value model")
         return model.eval()

@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from vrpo.config import OutOfReach, RuntimeConfig, UserError
+from vrpo.files import present, whole_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -59,6 +61,7 @@ def load_causal_lm(source: str | Path, dtype: str | torch.dtype = "float32", dev
             f"{source}: its weights do not cover the model: {len(names)} tensors are missing, e.g. {names[0]}; "
             "is it a causal language model?"
         )
+    refuse_non_finite(model, f"{source}: the model")
     return _ready(model, device)
 
 
@@ -122,26 +125,31 @@ def new_llama(tokenizer: Any, hidden_size: int, layers: int, heads: int, seed: i
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Save model and tokenizer so that plain `from_pretrained` reads them.
 
-    Everything is written beside `folder` first and then renamed into place: a kill or a full disk during writing leaves an
-    earlier `folder` as it was. A kill in the instant between the two renames leaves it whole under `.<name>.old`.
+    A kill or a full disk during writing leaves an earlier `folder` as it was (see `vrpo.checkpoint.whole_folder`).
 
     Raises:
-        UserError: the files cannot be written (disk full, no permission).
+        UserError: a weight is not finite, or the files cannot be written (disk full, no permission).
     """
     folder = Path(folder)
-    partial, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    refuse_non_finite(model, f"{folder}: the model to be saved")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(folder) as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(f"{folder}: the model could not be written ({error}); free the resource and run the stage again") from error
+
+
+def refuse_non_finite(model: Any, name: str) -> None:
+    """Stop at weights that are NaN or infinite: whatever such a model says, it would only look like a bad one.
+
+    Raises:
+        UserError: names the first such tensor.
+    """
+    for place, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            count = int((~torch.isfinite(parameter)).sum())
+            raise UserError(f"{name} has {count} weights that are not finite in {place}; use an earlier copy, or make it anew")
 
 
 def hub_reachable(repo_id: str, kind: str = "model") -> bool:
@@ -170,7 +178,7 @@ def hub_reachable(repo_id: str, kind: str = "model") -> bool:
 
 def _locate(source: str | Path) -> Path | str:
     """A local folder as a Path, a plausible hub id as a string."""
-    path = Path(source)
+    path = present(Path(source))
     if path.is_dir():
         return path
     if path.exists():
@@ -213,15 +221,29 @@ def _load(auto_class: Any, source: str | Path, where: Path | str, **options: Any
             options["adapter_kwargs"] = {"local_files_only": options["local_files_only"]}
     # transformers would ask a hub service to convert pickled weights behind the user's back
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    try:
-        return auto_class.from_pretrained(where, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if options.get("local_files_only"):
+    with damage_named(source):
+        try:
+            return auto_class.from_pretrained(where, **options)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            if not options.get("local_files_only"):
+                raise
             raise OutOfReach(
                 f"{source}: no such folder here, and the hub is out of reach with no cached copy; "
                 "correct the path, go online or use a local copy"
             ) from error
-        raise UserError(f"{source}: cannot be loaded ({type(error).__name__}: {_first_line(error)})") from error
+
+
+@contextmanager
+def damage_named(source: str | Path) -> Iterator[None]:
+    """Turn the many errors of files that cannot be loaded into one that names their folder and the cure."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged tokenizers raise bare ones
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        cure = "copy it anew; what a stage made is removed and made again by `dvc repro`"
+        raise UserError(f"{source}: cannot be loaded ({reason}); {cure}") from error
 
 
 def _ready(model: Any, device: str) -> Any:

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.algorithms.choice import find_algorithm
-from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weights_digest
+from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import HealthWarning, MonteCarloCheck, health_metrics, health_warnings, latent_metrics, monte_carlo_check
+from vrpo.files import sole_writer
 from vrpo.forward import policy_forward
 from vrpo.generation import check_model, decode, encode, generation_settings
+from vrpo.identity import code_digest, fingerprint
 from vrpo.lora import add_lora, without_lora
 from vrpo.losses import kl_k1
 from vrpo.masking import masked_whiten
-from vrpo.models import load_policy, save_model
+from vrpo.models import load_policy, refuse_non_finite, save_model
 from vrpo.preflight import check_run
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
@@ -43,7 +44,7 @@ from vrpo.scoring import experience_metrics, new_experience, repeats
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.types import Experience, Rollout
-from vrpo.updater import Updater
+from vrpo.updater import Updater, WarmUp
 
 logger = logging.getLogger(__name__)
 
@@ -114,15 +115,10 @@ class Trainer:
         self.accuracy = accuracy or clean_reward or reward
         check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
-        self.fingerprint = {
-            "config": config.model_dump(exclude={"checkpoint_every", "reward_timeout"}),
-            "generation": self.generation.model_dump(exclude={"batch_size"}),
-            "precision": precision,
-            "method": method,
-            "seed": seed,
-            "data": sha256(repr([self.problems, self.validation]).encode()).hexdigest()[:16],
-            "policy": weights_digest(policy),
-        }
+        refuse_non_finite(policy, "the policy")
+        rows = {"training": self.problems, "validation": self.validation}
+        tokens = encode(tokenizer, [row["prompt"] for part in rows.values() for row in part])
+        self.fingerprint = fingerprint(config, self.generation, rows, tokens, policy, precision=precision, method=method, seed=seed)
         self.processes = Processes(policy.device)
         policy.to(self.processes.device)
         self.algorithm = algorithm(config, policy, derive_seed(seed, "critic"))
@@ -150,6 +146,7 @@ class Trainer:
             processes=self.processes,
         )
         self.iteration = -1  # the last one finished; 0 is the value warm-up
+        self.under_way: WarmUp | None = None
         self.rollouts = 0
         self.policy_updates = 0
         self.log: list[dict[str, float]] = []
@@ -158,13 +155,14 @@ class Trainer:
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the checkpoint if there is one. Returns the log."""
-        if self.checkpoint is not None and self.checkpoint.exists():
-            self.resume()
-        while self.iteration < self.config.iterations:
-            torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # dropout, if the model has any
-            row = self.warm_up() if self.iteration < 0 else self.step(self.iteration + 1)
-            self.iteration += 1
-            self._finish_iteration(row)
+        with sole_writer(self.checkpoint) if self.checkpoint is not None and self.processes.is_main else nullcontext():
+            if self.checkpoint is not None and self.checkpoint.exists():
+                self.resume()
+            while self.iteration < self.config.iterations:
+                torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # dropout, if the model has any
+                row = self.warm_up() if self.iteration < 0 else self.step(self.iteration + 1)
+                self.iteration += 1
+                self._finish_iteration(row)
         return self.log
 
     def warm_up(self) -> dict[str, float]:
@@ -172,13 +170,17 @@ class Trainer:
         row: dict[str, float] = {}
         count = self.algorithm.warmup_rollouts
         if self.critic is not None and count:
-            rows = stream(self.problems, 0, count, self.seed, "warmup")
-            experience, row = self.collect(rows, repeats(rows), iteration=0)
+            if self.under_way is None:
+                rows = stream(self.problems, 0, count, self.seed, "warmup")
+                self.under_way = WarmUp(*self.collect(rows, repeats(rows), iteration=0))
+                self.save()
             size = max(1, self.prompts_per_iteration // self.config.minibatches)
-            row |= self.update(
-                experience, 0, steps=math.ceil(count / size), policy_epochs=0, critic_epochs=self.config.critic.warmup_epochs
-            )
-        return row | self.measure(critic=True)
+            passes = {"steps": math.ceil(count / size), "policy_epochs": 0, "critic_epochs": self.config.critic.warmup_epochs}
+            done = self.under_way
+            row = done.row | self.update(done.experience, 0, **passes, progress=done.progress, on_epoch=self.save)
+        row |= self.measure(critic=True)
+        self.under_way = None
+        return row
 
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: sample, score, estimate advantages, update critic and policy."""
@@ -212,7 +214,7 @@ class Trainer:
             if warning.check not in {known.check for known in self.health}:  # each signature speaks once a run
                 self.health.append(warning)
                 logger.warning("%s, iteration %d: %s", warning.check, warning.iteration, warning.message)
-        if self.checkpoint is not None and (self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.config.iterations):
+        if self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.config.iterations:
             self.save()
         if self.processes.is_main:
             self.on_log(self.log[-1])
@@ -286,7 +288,7 @@ class Trainer:
         with self.policy.disable_adapter() if self.reference is None else nullcontext():
             return policy_forward(self.reference or self.policy, micro, self.generation.temperature).logprobs
 
-    def update(self, experience: Experience, iteration: int, **passes: int) -> dict[str, float]:
+    def update(self, experience: Experience, iteration: int, **passes: Any) -> dict[str, float]:
         """Minibatch passes over an experience (see `Updater.update`)."""
 
         def count() -> None:
@@ -335,16 +337,18 @@ class Trainer:
         return MonteCarloCheck.concatenate(self.processes.gather(check))
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        if not self.processes.is_main:
+        """Write the checkpoint, if the run has one."""
+        if self.checkpoint is None or not self.processes.is_main:
             return
         meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
         meta |= {
             "health": [asdict(warning) for warning in self.health],
             "seconds": self.timer.seconds,
             "scaler": self.updater.scaler.state_dict(),
+            "code": code_digest(),
         }
-        save_checkpoint(self.checkpoint, pack(self.updater.models, self.updater.optimizers), meta)
+        tensors, meta["warmup"] = ({}, None) if self.under_way is None else self.under_way.pack()
+        save_checkpoint(self.checkpoint, tensors | pack(self.updater.models, self.updater.optimizers), meta)
 
     def resume(self) -> None:
         """Continue from the checkpoint (see `load_checkpoint` for what it refuses)."""
@@ -354,6 +358,9 @@ class Trainer:
         self.iteration, self.rollouts, self.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
         self.log, self.timer.seconds = meta["log"], meta["seconds"]
         self.health = [HealthWarning(**warning) for warning in meta["health"]]
+        self.under_way = WarmUp.unpack(tensors, meta["warmup"]) if meta["warmup"] else None
+        if meta["code"] != code_digest():
+            logger.warning("%s was written by other code than goes on now: the run will be a mixture of both", self.checkpoint)
         if self.processes.is_main:
             self.on_resume(self.log)
 

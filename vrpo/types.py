@@ -80,8 +80,15 @@ class Rollout(_Rows):
         return replace(self, **cut)
 
     @classmethod
+    def empty(cls) -> Rollout:
+        """No rows."""
+        ids, mask = torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool)
+        return cls(ids, mask, ids, mask, torch.zeros(0, 0))
+
+    @classmethod
     def concatenate(cls, parts: Sequence[Rollout]) -> Rollout:
         """The rows of several rollouts in one, padded to the longest prompt and response."""
+        parts = [part for part in parts if len(part)] or parts[:1]
         prompt_width = max(part.prompts.shape[1] for part in parts)
         width = max(part.responses.shape[1] for part in parts)
 

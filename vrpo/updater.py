@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,34 @@ from vrpo.states import backbone_states, response_states
 from vrpo.types import Experience
 
 COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
+
+
+@dataclass
+class Progress:
+    """How far an update is: finished passes, and every loss and norm of their steps."""
+
+    epochs: int = 0
+    totals: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class WarmUp:
+    """A value warm-up under way: its rollouts, their metrics, and how far the critic's passes over them are."""
+
+    experience: Experience
+    row: dict[str, float]
+    progress: Progress = field(default_factory=Progress)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and what JSON can hold, for a checkpoint."""
+        tensors = {f"warmup/{name}": value.clone() for name, value in vars(self.experience).items() if value is not None}
+        return tensors, {"row": self.row, "progress": asdict(self.progress)}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> WarmUp:
+        """What `pack` gave; other tensors are left out."""
+        own = {name.removeprefix("warmup/"): value for name, value in tensors.items() if name.startswith("warmup/")}
+        return cls(Experience(**own), meta["row"], Progress(**meta["progress"]))
 
 
 class Updater:
@@ -75,11 +103,17 @@ class Updater:
         policy_epochs: int,
         critic_epochs: int,
         on_policy_step: Callable[[], None],
+        progress: Progress | None = None,
+        on_epoch: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps."""
-        totals: dict[str, list[float]] = {}
+        """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps.
+
+        With the `progress` of an update that was stopped between two passes it goes on from there; `on_epoch` is called after each.
+        """
+        progress = progress or Progress()
+        totals = progress.totals
         self.models.train()
-        for epoch in range(max(policy_epochs, critic_epochs)):
+        for epoch in range(progress.epochs, max(policy_epochs, critic_epochs)):
             order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
             train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
             if train_critic and len(self.critic.head.encoders):
@@ -90,6 +124,8 @@ class Updater:
                     on_policy_step()
                 for key, value in metrics.items():
                     totals.setdefault(key, []).append(value)
+            progress.epochs = epoch + 1
+            on_epoch()
         self.models.eval()
         return {key: sum(values) / len(values) for key, values in totals.items()}
 
@@ -100,6 +136,7 @@ class Updater:
         counts["policy"] = self.algorithm.loss_count(batch.response_mask, self.max_new_tokens)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
+        self.scaler.scale(torch.zeros((), device=self.processes.device))  # it must exist where a process has no rows too
         mine = batch[self.processes.share(len(batch))]
         sums: dict[str, float] = {}
         for rows in mine.micro_batches(self.config.micro_batch_size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -305,3 +306,50 @@ def test_runs_without_a_worker_are_closed(monkeypatch: pytest.MonkeyPatch) -> No
     serve.close_dead_runs(4299)
     assert sent[0][1]["work_pools"] == {"name": {"any_": ["vrpo"]}}  # a flow by hand has no worker
     assert [(path, body["state"]["type"]) for path, body in sent[1:]] == [(f"flow_runs/{run}/set_state", "CRASHED") for run in "ab"]
+
+
+WORKERS = """
+import sys, time
+from pathlib import Path
+from pipeline.leash import interrupt_on_signals, workers
+if __name__ == "__main__":
+    interrupt_on_signals()
+    with workers(1) as pool:
+        Path("pid.tmp").write_text(str(pool.submit(__import__("os").getpid).result()))
+        Path("pid.tmp").rename("pid.txt")
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_worker_processes_end_with_whoever_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.py").write_text(WORKERS)
+    parent = subprocess.Popen([sys.executable, "script.py"], env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE)
+    pid = _pid_of_sleep()
+    parent.send_signal(number)
+    parent.communicate(timeout=30)
+    assert parent.returncode != 0 and _ends(pid)
+
+
+def test_a_second_reproduction_waits_and_a_stopped_one_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    command = [sys.executable, "-m", "pipeline.runner", "sh", "-c"]
+    first = subprocess.Popen([*command, "echo $$ > pid.tmp; mv pid.tmp pid.txt; sleep 600"], stderr=subprocess.PIPE, text=True)
+    pid = _pid_of_sleep()
+    second = subprocess.Popen([*command, "echo second >> order; exit 3"], stderr=subprocess.PIPE, text=True)
+    assert second.stderr.readline() == f"waiting for the run of process {first.pid}, which works in this checkout\n"
+    assert not Path("order").exists()
+    first.terminate()
+    assert "stopped" in first.communicate(timeout=30)[1] and first.returncode == 130 and _ends(pid)
+    assert second.wait(30) == 3 and Path("order").read_text() == "second\n"
+
+
+def test_a_leash_that_is_asked_to_end_ends_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, LEASH, "sh", "-c", "echo $$ > pid.tmp; mv pid.tmp pid.txt; sleep 600"]
+    leash = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    pid = _pid_of_sleep()
+    leash.terminate()
+    assert leash.wait(30) and _ends(pid)

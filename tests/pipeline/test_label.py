@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import label
 from pipeline.stage import read_jsonl, write_jsonl
-from vrpo.config import Params
+from vrpo.config import Params, UserError
 from vrpo.tasks.science import ScienceTask
 
 
@@ -47,3 +47,16 @@ def test_wrong_references_hit_their_rate_and_depend_on_the_seed_alone(tmp_path, 
     assert len(first) / count == pytest.approx(rate, abs=4 * math.sqrt(rate * (1 - rate) / count))
     assert wrong(seed=0, order=-1) == first
     assert len(wrong(seed=1, order=1) & first) / count == pytest.approx(rate**2, abs=0.05)
+
+
+def test_training_rows_without_a_label_are_no_clean_labels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"{n}", "question": "Which?", "answer": f"{'ABCD'[n % 4]}. text {n}", "label": "A. text 0"} for n in range(8)]
+    params = Params(domain="science", prepare={"dataset": "mine.jsonl"}, label={"source": "dataset"}, base={"source": "none"})
+    write_jsonl(tmp_path / "data/prepared/test.jsonl", [{key: value for key, value in row.items() if key != "label"} for row in rows])
+    write_jsonl(tmp_path / "data/prepared/train.jsonl", rows)
+    assert label.run(params, None)["train/label_accuracy"] == 0.25
+    for broken in ({"id": "8", "question": "Which?", "answer": "A. text 8"}, rows[0] | {"id": "8", "label": None}):
+        write_jsonl(tmp_path / "data/prepared/train.jsonl", [*rows, broken])
+        with pytest.raises(UserError, match="label.source = 'dataset', but 1 of 9 training rows have no `label`, e.g. 8; add it"):
+            label.run(params, None)

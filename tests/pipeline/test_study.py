@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from pipeline import study, study_file, study_report
+from pipeline import study, study_file, study_report, tracking
 from pipeline.flow import prefect_environment
 from pipeline.records import read_events
 from pipeline.stage import write_json
@@ -120,6 +122,7 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
     file = home / "data/reports/study/small.jsonl"
     first = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["kind"] for line in first] == ["critic"] * 2
+    assert {line["commit"] for line in first} == {tracking.code_version()}
     assert study.run(Path("small.yaml"), jobs=2, minutes=0, tables=[]) == 0  # no time: nothing starts
     assert len(file.read_text().splitlines()) == 2
     assert study.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
@@ -264,3 +267,66 @@ def test_only_runs_from_the_same_models_are_paired(home) -> None:
     }
     (difference,) = study_report._table(content.tables["methods"], own, found)["comparisons"]
     assert (difference["n"], difference["mean"]) == (1, pytest.approx(0.1))
+
+
+def test_a_terminated_study_ends_its_workers_and_goes_on_later(home) -> None:
+    command = [sys.executable, "-m", "pipeline.study", "small.yaml", "--table", "methods"]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((home / "data").glob("study/*.partial/output.txt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert "stopped: finished cells are kept" in process.communicate(timeout=30)[1] and process.returncode == 130
+    assert workers and not psutil.wait_procs(workers, timeout=10)[1]
+    assert not (home / "data/study/.lock").exists()
+
+
+@pytest.mark.parametrize("change", [{"train": {"iterationz": 3}}, {"label": {"votes": 0}}, {"trainn": {}}])
+def test_lines_of_parameters_that_do_not_exist_any_more_are_told_and_left_out(home, capsys, change) -> None:
+    _, cells = study_file.load_study(Path("small.yaml"))
+    file, lines = home / "data/reports/study/small.jsonl", []
+    for cell in cells[:2]:
+        params = cell.params.model_dump(exclude=study_file.UNDECIDED)
+        lines.append({"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params})
+    ((section, values),) = change.items()
+    lines[0]["params"][section] = lines[0]["params"].get(section, {}) | values
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert study.finished(Path("small.yaml")).keys() == {cells[1].key}
+    told = capsys.readouterr().err
+    assert "small.jsonl: 1 of 2 lines are of older code and do not count, e.g. 1: " in told and section in told
+
+
+def test_memory_settings_do_not_run_a_finished_cell_again(home) -> None:
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
+    other = {"threads": 4}, {"batch_size": 7}, {"micro_batch_size": 1}
+    changes = dict(zip(("runtime", "generation", "train"), other, strict=True))
+    params = cell.params.model_copy(
+        update={section: getattr(cell.params, section).model_copy(update=values) for section, values in changes.items()}
+    )
+    assert replace(cell, params=params).key == cell.key
+
+
+def test_what_other_code_made_is_not_reused(home, monkeypatch) -> None:
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
+    before = {stage: study.folder_of(stage, cell.params) for stage in study.INPUTS} | {"cell": study.folder_of_cell(cell)}
+    known = study.stage_code()
+    monkeypatch.setattr(study, "stage_code", lambda: known | {"sft": "edited"})
+    after = {stage: study.folder_of(stage, cell.params) for stage in study.INPUTS} | {"cell": study.folder_of_cell(cell)}
+    assert {stage for stage in before if before[stage] != after[stage]} == {"sft", "reward", "cell"}
+
+
+def test_shared_files_are_found_after_the_checkout_moved(tmp_path) -> None:
+    source = tmp_path / "here/study/prepare-1"
+    (source / "data").mkdir(parents=True)
+    (source / "data/rows.jsonl").write_text("rows")
+    study._link([source], tmp_path / "here/study/base-1")
+    study._link([tmp_path / "here/study/base-1"], tmp_path / "here/study/cell-1")
+    (tmp_path / "here").rename(tmp_path / "there")
+    for folder in ("base-1", "cell-1"):
+        assert (tmp_path / "there/study" / folder / "data/rows.jsonl").read_text() == "rows"
+    (tmp_path / "there/study/cell-1/data/rows.jsonl").unlink()
+    (tmp_path / "there/study/cell-1/data/rows.jsonl").symlink_to(source / "data/rows.jsonl")  # as absolute links are after a move
+    study._link([tmp_path / "there/study/prepare-1"], tmp_path / "there/study/cell-1")
+    assert (tmp_path / "there/study/cell-1/data/rows.jsonl").read_text() == "rows"

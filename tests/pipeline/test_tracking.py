@@ -298,3 +298,25 @@ def test_sync_names_the_record_and_the_store_that_does_not_answer(workspace: Pat
         UserError, match=r"^data/tracking/train-ppo-0.jsonl: MLflow \(http://127.0.0.1:9\) did not take the record.*sync again$"
     ):
         tracking.sync()
+
+
+def test_a_copied_checkout_keeps_its_artifacts_to_itself(workspace: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(folder: Path, name: str) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it
+        Path("page.html").write_text(name)
+        record = Record(Path(f"data/tracking/{name}.jsonl"), {"name": name, "tags": {"stage": "report"}, "params": {}})
+        record.artifact("page.html")
+        record.end("FINISHED")
+        mirror.mirror(Path(f"data/tracking/{name}.jsonl"), mirror.connect(), closing=True)
+
+    first, second = workspace / "first", workspace / "second"
+    first.mkdir()
+    shutil.copy(database, first / "mlflow.db")
+    send(first, "one")
+    shutil.copytree(first, second)
+    shutil.rmtree(first / "mlartifacts")  # what the copy reads and writes there would come back
+    send(second, "two")
+    assert not (first / "mlartifacts").exists()
+    artifacts = [Path(uri) / "page.html" for (uri,) in select("SELECT artifact_uri FROM runs ORDER BY start_time")]
+    assert [path.read_text() for path in artifacts] == ["one", "two"] and all(path.is_relative_to(second) for path in artifacts)

@@ -8,6 +8,15 @@ import torch
 from tiny import timeless, trainer
 
 from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer
+from vrpo.trainer import Trainer
+
+
+def few() -> Trainer:
+    """A run of one row an iteration and one to validate on: of two processes one has nothing to do."""
+    made = generate_problems(1, 0, 1, 3, set())
+    problems = [{"prompt": ChainTask(max_length=3).prompt(row["question"]), "answer": row["answer"]} for row in made]
+    changes = {"kl_coefficient": 0.1, "rollouts": 12, "minibatches": 1, "critic": {"warmup_rollouts": 9}}
+    return trainer(new_tokenizer(), problems, "vrpo", changes=changes)
 
 
 def main(method: str, folder: str, last: int) -> None:

@@ -2,11 +2,15 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from distributed_run import few
+from tiny import timeless, trainer
 
 ROOT = Path(__file__).parents[2]
 # Where there is no GPU, --multi_gpu starts CPU processes; with --cpu there would be one, whatever --num_processes says.
@@ -38,3 +42,42 @@ def test_two_processes_give_the_losses_of_one_and_resume_together(tmp_path, meth
         assert a.keys() <= b.keys()  # the stopped run measured once more, at its end
         assert {key: b[key] for key in a} == pytest.approx(a, abs=1e-4)
     assert (together / "policy/model.safetensors").is_file()
+
+
+def test_a_process_without_rows_takes_part_in_every_step() -> None:
+    """One row to sample, score, read, learn from and validate on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    code = "import json; from distributed_run import few; from tiny import timeless; print('LOG', json.dumps(timeless(few().run())))"
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    common = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    one = timeless(few().run())
+    for process in processes:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+        (line,) = [line for line in output.splitlines() if line.startswith("LOG ")]
+        for a, b in zip(one, json.loads(line.partition(" ")[2]), strict=True):
+            assert b == pytest.approx(a, abs=1e-4)
+
+
+def test_a_process_without_rows_keeps_step_with_the_others_gradient_scale(tokenizer, problems, monkeypatch) -> None:
+    run = trainer(tokenizer, problems, "ppo", precision="float16")
+    experience, _ = run.collect(problems[:1], [0], iteration=1)
+    monkeypatch.setattr(run.processes, "share", lambda size: slice(0, 0))
+
+    def sum_gradients(parameters) -> None:  # of the others
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+
+    monkeypatch.setattr(run.processes, "sum_gradients", sum_gradients)
+    assert run.updater.step(experience, 1, True, True)["policy/grad_norm"] > 0

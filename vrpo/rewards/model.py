@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vrpo.config import UserError
-from vrpo.models import load_tokenizer
+from vrpo.models import damage_named, load_tokenizer, refuse_non_finite
 from vrpo.seeding import derive_seed, uniform
 from vrpo.supervised import Completion, encode_pairs
 
@@ -61,14 +61,15 @@ def new_reward_model(
         tokenizer.pad_token = others[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("reward head", seed))
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            num_labels=1,
-            pad_token_id=tokenizer.pad_token_id,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-        )
+        with damage_named(source):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                num_labels=1,
+                pad_token_id=tokenizer.pad_token_id,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+            )
     return model.to(device).eval(), tokenizer
 
 
@@ -85,7 +86,10 @@ class RewardModelScorer:
         if not (Path(folder) / "model.safetensors").is_file() and not (Path(folder) / "model.safetensors.index.json").is_file():
             raise UserError(f"{folder}: holds no reward model; set reward.kind to 'model' and run `dvc repro reward`")
         self.tokenizer = load_tokenizer(folder)
-        self.model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, dtype="auto").to(device).eval()
+        with damage_named(folder):
+            model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, dtype="auto")
+        refuse_non_finite(model, f"{folder}: the reward model")
+        self.model = model.to(device).eval()
         self.batch_size = batch_size
 
     @torch.no_grad()
