@@ -307,7 +307,7 @@ def main(names: list[str]) -> int:
             "",
             f"Tiny random models of transformers {transformers.__version__}, made by `python -m tests.architectures`. *Right*: padded, cached",
             "sampling and scoring give the plain model's log-probabilities; values, head, adapters and what is saved are the model's own.",
-            "*Refused*: an error that says so, before any work.",
+            "*Refused*: an error that says so, before any work. What the cells mean: [concepts](concepts.md).",
             "",
             f"| model | {' | '.join(CELLS)} |",
             "| --- |" + " --- |" * len(CELLS),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import evaluate, label, observed, reward
-from pipeline.stage import write_jsonl
+from pipeline.stage import read_json, write_jsonl
 from vrpo.config import Params
 from vrpo.critic import ValueModel
 from vrpo.evaluation import PolicySamples
@@ -67,7 +67,7 @@ def test_what_is_claimed_is_what_acts(tmp_path, monkeypatch) -> None:
         write_jsonl(tmp_path / f"data/prepared/{split}.jsonl", ROWS)
     params = Params(label=NOISE | {"wrong_reference_rate": 0.2}, prepare={"max_length": 3})
     label.run(params, None)
-    noise = evaluate.json.loads((tmp_path / "data/labels/noise.json").read_text())
+    noise = read_json(tmp_path / "data/labels/noise.json")
     assert {key: noise[key] for key in observed.CHANNELS} == {key: getattr(params.label, key) for key in observed.CHANNELS}
     assert observed.acting_noise(params, noise) == noise | {"reward": "rule"}
     learned = observed.acting_noise(params.model_copy(update={"reward": Params(reward={"kind": "model"}).reward}), noise)
