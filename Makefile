@@ -22,7 +22,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro test bench study ui flow serve stop smollm2 clean
+.PHONY: help env repro reproduce test bench study ui flow serve stop smollm2 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -31,19 +31,25 @@ env: $(READY) ## make .venv with everything the pipeline and its tests need
 
 # pip brings torch: it alone reads pip's configuration, which may point to CPU builds; a plain index offers CUDA builds.
 # uv brings the other 240 packages: seconds instead of minutes. It keeps the torch it finds.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)  # an environment does not survive being copied or moved: its scripts name the folder
+endif
 $(READY): pyproject.toml constraints.txt
 	@echo "making $(VENV), 1 to 3 minutes"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; make PYTHON=/path/to/python")'
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/bin/python && test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear $(VENV)
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch uv
 	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra dev --constraint constraints.txt
-	@touch $@
+	@echo '$(CURDIR)' > $@
 
 # Cells of the training matrix run JOBS at a time; all before and after them one by one. Cells are reproduced item by item
 # because two processes that each walk the whole graph lock one another out. Their records reach MLflow together at the end:
 # that many short processes would spend a good part of their time on importing it.
 repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time
 	@python -m pipeline.check
+	@python -m pipeline.runner $(MAKE) --no-print-directory reproduce JOBS=$(JOBS)
+
+reproduce: # what `repro` does once no other run works in this checkout
 	@if dvc status --quiet; then echo "data/reports is up to date"; else \
 		dvc repro prepare validate base label sft reward && \
 		dvc stage list --name-only | sed -n 's/^train@//p' | MLFLOW_TRACKING_URI=off xargs -P $(JOBS) -I % sh -c \
