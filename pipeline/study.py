@@ -10,7 +10,6 @@ never run again, so that a study can be stopped at any time and goes on later. T
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pipeline.arguments import above_zero, input_file, new_parser, whole
 from pipeline.records import Record
 from pipeline.runs import read_json
 from pipeline.stage import TELEMETRY_OFF, read_jsonl, write_json
@@ -209,15 +209,15 @@ def _send_records() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study", type=Path, help="YAML file, see pipeline/studies/")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=120, help="start no cell after this time (default: %(default)s)")
+    parser = new_parser("pipeline.study", __doc__)
+    parser.add_argument("study", type=input_file, help="YAML file, see pipeline/studies/")
+    parser.add_argument("--jobs", type=whole(1), default=2, help="cells at a time, one thread each (default: %(default)s)")
+    parser.add_argument("--minutes", type=above_zero, default=120, help="start no cell after this time (default: %(default)s)")
     parser.add_argument("--table", action="append", default=[], help="only this table; may be given several times")
     parser.add_argument("--report", action="store_true", help="run nothing, write the tables from what is there")
     options = parser.parse_args()
+    if options.report and options.table:
+        parser.error("--table: has no use with --report, which writes every table; leave one of them out")
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | TELEMETRY_OFF
     from pipeline import study_report
 
