@@ -49,14 +49,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def not_found(path: str | Path) -> str:
-    """The message about a path that is not there, with the cure that fits: what the stages make, they can make again.
+    """The message about a path that is not there, with the cure that fits: what the stages make, they can make again."""
+    parts = Path(path).parts
+    made = parts[:1] == ("data",) and parts[1:2] and parts[1] in MADE
+    cure = "run `dvc repro`, which makes it" if made else "correct the path, or put there what it names"
+    return left_behind(path) or f"{path}: not found; {cure}"
 
-    An experiment of `dvc exp run --temp` works in a copy of the checkout (DVC_ROOT), which holds what Git knows and nothing beside it.
+
+def left_behind(path: str | Path) -> str | None:
+    """The message about a path that the checkout has, but not the copy of it in which an experiment of `dvc exp run --temp` runs.
+
+    DVC_ROOT is the checkout; the copy holds what Git knows of it, and lies elsewhere.
     """
     path, root = Path(path), Path(os.environ.get("DVC_ROOT") or ".").resolve()
-    if path.is_absolute() or not (root / path).exists():
-        made = path.parts[:1] == ("data",) and path.parts[1:2] and path.parts[1] in MADE
-        return f"{path}: not found; {'run `dvc repro`, which makes it' if made else 'correct the path, or put there what it names'}"
+    if path.exists() or path.is_absolute() or not (root / path).exists():
+        return None
     if (root / path).resolve().is_relative_to(root):
         return f"{path}: not found in the experiment's copy of {root}, which holds what Git knows; `git add {path}` there and run it again"
     return f"{path}: not found from the experiment's copy of {root}, which lies elsewhere; use the absolute path {(root / path).resolve()}"

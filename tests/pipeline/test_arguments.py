@@ -18,7 +18,10 @@ MISTAKES = {
     "pipeline.evaluate --method vrpo --seed 0.5": "--seed: '0.5'",
     "pipeline.critic --method VRPO --seed 0": "'VRPO'; use one of",
     f"pipeline.train {CELL} --params nope.yaml": "'nope.yaml': not found",
-    **{f"pipeline.{name} --params nope.yaml": "'nope.yaml': not found" for name in ("prepare", "validate", "base", "label", "sft", "reward")},
+    **{
+        f"pipeline.{name} --params nope.yaml": "'nope.yaml': not found"
+        for name in ("prepare", "validate", "base", "label", "sft", "reward")
+    },
     "pipeline.report --params pipeline": "'pipeline': a folder",
     "pipeline.check --params nope.yaml": "'nope.yaml': not found",
     "pipeline.check --parms params.yaml": "unrecognized arguments: --parms",

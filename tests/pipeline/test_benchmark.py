@@ -141,13 +141,3 @@ def policy_folder(tmp_path) -> Path:
     tokenizer = new_tokenizer()
     save_model(new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0), tokenizer, tmp_path / "policy")
     return tmp_path / "policy"
-
-
-def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("{}")
-    for arguments, message in ((["nowhere", "gsm9k"], "gsm9k: no such benchmark"), (["nowhere", "gsm8k", "--samples", "0"], "above 0")):
-        monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
-        with pytest.raises(SystemExit):
-            benchmark.main()
-        assert message in capsys.readouterr().err
