@@ -22,6 +22,8 @@ CAREFUL_SHARE = 0.6  # first part of the corpus, without slips: they would doubl
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Make the base model; returns its size and, from scratch, its last losses."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: two threads that spin starve each other on a busy machine
+    if missing := stage.left_behind(params.base.source):
+        raise UserError(f"base.source = {missing}")
     from vrpo import models
 
     kind, _, name = params.base.source.partition(":")

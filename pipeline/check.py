@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from pipeline.arguments import input_file, new_parser
 from vrpo.config import UserError, load_params
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.check", description=__doc__)
-    parser.add_argument("--params", default="params.yaml", help="parameter file (default: %(default)s)")
+    parser = new_parser("pipeline.check", __doc__)
+    parser.add_argument("--params", default="params.yaml", type=input_file, help="parameter file (default: %(default)s)")
     try:
         load_params(parser.parse_args().params)
     except UserError as error:

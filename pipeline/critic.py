@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config import Params
+from pipeline import stage
+from vrpo.config import Params, UserError
 
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
@@ -16,7 +17,13 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     from pipeline.train import new_trainer
 
     trainer = new_trainer(params, method, seed)
+    if trainer.critic is None:
+        raise UserError(f"--method {method}: has no value model to try; use ppo or vrpo")
     row = trainer.warm_up()
     record.metrics(row, step=0)
     metrics = {name: float(value) for name, value in row.items() if name.startswith(("critic/", "reward/", "validation/"))}
     return metrics | {"rollouts": trainer.rollouts, "seconds": {name: round(value, 2) for name, value in trainer.timer.seconds.items()}}
+
+
+if __name__ == "__main__":
+    stage.main("critic", run, __doc__, cell=True)

@@ -7,14 +7,14 @@ temporary one runs on the loopback interface. Exit code 1 if a stage failed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from pipeline.arguments import new_parser, setting, whole
 from pipeline.leash import interrupt_on_signals
 from pipeline.stage import TELEMETRY_OFF, speak_safely
-from vrpo.config import UserError
+from vrpo.config import UserError, load_params
 
 
 def prefect_environment(root: Path) -> dict[str, str]:
@@ -24,14 +24,12 @@ def prefect_environment(root: Path) -> dict[str, str]:
 
 def main() -> None:
     speak_safely()
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.flow", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = new_parser("pipeline.flow", __doc__)
+    parser.add_argument("--jobs", type=whole(1), default=2, help="stages that run at the same time (default: %(default)s)")
+    parser.add_argument(
+        "-S", dest="overrides", action="append", type=setting, metavar="KEY=VALUE", help="another parameter; may be repeated"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="stages that run at the same time (default: %(default)s)")
-    parser.add_argument("-S", dest="overrides", action="append", metavar="KEY=VALUE", help="another parameter; may be given several times")
     options = parser.parse_args()
-    if options.jobs < 1:
-        parser.error(f"--jobs must be at least 1, not {options.jobs}")
     interrupt_on_signals()  # a stopped flow stops its stages
     root = Path.cwd()
     for key, value in prefect_environment(root).items():
@@ -39,6 +37,7 @@ def main() -> None:
     try:
         if not (root / "dvc.yaml").exists():
             raise UserError(f"{root / 'dvc.yaml'}: not found; run from the project's folder")
+        load_params(root / "params.yaml")
         from pipeline.prefect_flows import StagesFailed, reproduce
 
         try:

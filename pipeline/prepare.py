@@ -15,20 +15,22 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline.problems import Row, read_problems
+from pipeline.problems import Row, read_placed
 from pipeline.stage import main, write_jsonl
 from vrpo.config import Params, UserError
 
 OUTPUT = Path("data/prepared")
 SPLITS = ("train", "validation", "test")
 
+Placed = tuple[str, Row]  # where the row comes from, for messages
+
 
 def run(params: Params, record: Any) -> dict[str, float | int | str]:
     """Prepare all splits.
 
     Returns:
-        `rows_<split>`, and the rows left out: `duplicates_removed` (same question again), of these `conflicting_answers`
-        (with another answer), and `test_overlap_removed` (train rows whose question is in the test data).
+        `rows_<split>`, and the rows left out: `duplicates_removed` (same question again) and `test_overlap_removed` (train rows whose
+        question is in the test data), of both `conflicting_answers` (with another answer; a line names them).
 
     Raises:
         UserError: data are missing or malformed (file and line are named), too few for three splits, or
@@ -74,24 +76,28 @@ def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
 def _external(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Local or hub data: normalise, drop repeated questions, shuffle by seed, split."""
     config = params.prepare
-    rows, repeated, conflicting = _distinct(read_problems(config.dataset, config.subset, config.split, params.domain, config.seed))
+    placed, repeated, conflicts = _distinct(read_placed(config.dataset, config.subset, config.split, params.domain, config.seed))
     overlap = 0
     wanted = {"validation": config.validation_size, "train": config.train_size}
     splits: dict[str, list[Row]] = {}
     if config.test_dataset:
         subset = config.subset if config.test_dataset == config.dataset else None
-        in_test = read_problems(config.test_dataset, subset, config.test_split, params.domain, config.seed)
-        test, repeated_in_test, conflicting_in_test = _distinct(in_test)
-        repeated, conflicting = repeated + repeated_in_test, conflicting + conflicting_in_test
-        kept = {key: row for key, row in rows.items() if key not in test}
-        overlap, rows = len(rows) - len(kept), kept
+        in_test = read_placed(config.test_dataset, subset, config.test_split, params.domain, config.seed)
+        test, repeated_in_test, conflicts_in_test = _distinct(in_test)
+        repeated += repeated_in_test
+        conflicts += conflicts_in_test + [both for key in placed if key in test and (both := _conflict(test[key], placed[key]))]
+        kept = {key: row for key, row in placed.items() if key not in test}
+        overlap, placed = len(placed) - len(kept), kept
         splits["test"] = _shuffled(test, config.seed)[: config.test_size]
         _say_if_fewer("test", len(splits["test"]), config.test_size, config.test_dataset)
     else:
         wanted = {"test": config.test_size, **wanted}
-    if len(rows) < len(wanted):
-        raise UserError(f"{config.dataset}: {len(rows)} usable rows cannot be split into {' and '.join(wanted)}; give more data")
-    order = _shuffled(rows, config.seed)
+    if conflicts:
+        some = "; ".join(conflicts[:3]) + ("; ..." if len(conflicts) > 3 else "")
+        print(f"warning: {len(conflicts)} repeated questions have another answer, the first one counts: {some}")
+    if len(placed) < len(wanted):
+        raise UserError(f"{config.dataset}: {len(placed)} usable rows cannot be split into {' and '.join(wanted)}; give more data")
+    order = _shuffled(placed, config.seed)
     scale = min(1.0, len(order) / sum(wanted.values()))  # too few rows: every split gets its share
     for split, size in wanted.items():
         count = size if scale == 1.0 else max(1, math.floor(size * scale))
@@ -100,7 +106,7 @@ def _external(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     for split in ("validation", "test"):
         for row in splits[split]:
             row.pop("label", None)
-    return splits, {"duplicates_removed": repeated, "conflicting_answers": conflicting, "test_overlap_removed": overlap}
+    return splits, {"duplicates_removed": repeated, "conflicting_answers": len(conflicts), "test_overlap_removed": overlap}
 
 
 def _say_if_fewer(split: str, count: int, wanted: int, dataset: str) -> None:
@@ -108,17 +114,31 @@ def _say_if_fewer(split: str, count: int, wanted: int, dataset: str) -> None:
         print(f"{dataset}: {count} rows for {split}, fewer than prepare.{split}_size = {wanted}")
 
 
-def _shuffled(rows: dict[str, Row], seed: int) -> list[Row]:
-    order = list(rows.values())
+def _shuffled(placed: dict[str, Placed], seed: int) -> list[Row]:
+    order = [row for _, row in placed.values()]
     random.Random(f"prepare-{seed}").shuffle(order)
     return order
 
 
-def _distinct(rows: list[Row]) -> tuple[dict[str, Row], int, int]:
-    """Rows by question text, the first of each; how many were dropped, and how many of these had another answer."""
-    kept: dict[str, Row] = {}
-    conflicting = sum(kept.setdefault(" ".join(row["question"].split()), row)["answer"] != row["answer"] for row in rows)
-    return kept, len(rows) - len(kept), conflicting
+def _distinct(placed: list[Placed]) -> tuple[dict[str, Placed], int, list[str]]:
+    """Rows by question, the first of each; how many were dropped, and those of them that had another answer."""
+    kept: dict[str, Placed] = {}
+    conflicts = [both for row in placed if (both := _conflict(kept.setdefault(_question(row[1]), row), row))]
+    return kept, len(placed) - len(kept), conflicts
+
+
+def _question(row: Row) -> str:
+    """What makes two rows the same question: the text, spaces aside; of multiple choice, options in any order."""
+    stem, texts = row["question"], sorted(choice["text"] for choice in row.get("choices", ()))
+    if texts:
+        stem = "\n".join(stem.split("\n")[: -len(texts)])
+    return "\n".join([" ".join(stem.split()), *texts])
+
+
+def _conflict(first: Placed, other: Placed) -> str:
+    """Places and answers of two rows with one question; empty where the answers agree."""
+    said = [row["answer"].partition(". ")[2] if "choices" in row else row["answer"] for _, row in (first, other)]
+    return "" if said[0] == said[1] else f"{first[0]} {said[0]!r:.60}, {other[0]} {said[1]!r:.60}"
 
 
 if __name__ == "__main__":

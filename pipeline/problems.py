@@ -15,13 +15,14 @@ Science questions end in their options as lettered lines, shuffled by seed and q
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.stage import read_jsonl
+from pipeline.stage import left_behind, read_lines
 from vrpo.config import OutOfReach, UserError
 
 QUESTION = ("question", "problem", "query")
@@ -29,6 +30,7 @@ ANSWER = ("answer", "gold", "final_answer", "expected_answer", "ground_truth")
 RIGHT_OPTION = ("answer_letter", "answerkey", "correct_answer", *ANSWER, "answer_index")
 SOLUTION = ("solution", "explanation", "support")
 WRONG_OPTION = re.compile(r"(?:distractor|incorrect_answer)_?\d+")
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # no tokenizer and no file takes it
 DATA_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zip")
 
 Row = dict[str, Any]
@@ -36,7 +38,12 @@ Options = list[tuple[str | None, str]]  # label in the source, text
 
 
 def read_problems(dataset: str, subset: str | None, split: str, domain: str, seed: int) -> list[Row]:
-    """All rows of a source: `id`, `question`, `answer`, `source`, `licence`; `solution`, `label` and `choices` where there are any.
+    """All rows of a source, see `read_placed`."""
+    return [row for _, row in read_placed(dataset, subset, split, domain, seed)]
+
+
+def read_placed(dataset: str, subset: str | None, split: str, domain: str, seed: int) -> list[tuple[str, Row]]:
+    """Places and rows of a source: `id`, `question`, `answer`, `source`, `licence`; `solution`, `label` and `choices` where there are any.
 
     Args:
         dataset: a .jsonl file, a folder of data files, or a hub id.
@@ -49,20 +56,19 @@ def read_problems(dataset: str, subset: str | None, split: str, domain: str, see
     """
     path = Path(dataset)
     if path.suffix == ".jsonl":
-        raw = read_jsonl(path)
-        with path.open(encoding="utf-8") as file:
-            places = [f"{path}:{number}" for number, line in enumerate(file, 1) if line.strip()]
+        raw = [(f"{path}:{number}", row) for number, row in read_lines(path)]
     elif path.suffix in DATA_SUFFIXES or path.is_file():
         raise UserError(f"{dataset}: not a format this stage reads; convert it to .jsonl, or name the folder that holds it")
     else:
-        raw = _load_with_datasets(dataset, subset, split)
-        places = [f"{dataset} [{split}] row {number}" for number in range(len(raw))]
+        raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(_load_with_datasets(dataset, subset, split))]
     name = path.stem if path.suffix == ".jsonl" else dataset
-    return [normalise(row, place, name, domain, seed) for row, place in zip(raw, places, strict=True)]
+    return [(place, normalise(row, place, name, domain, seed)) for place, row in raw]
 
 
 def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Row]:
     """Read a hub id, or a local folder of data files, through the `datasets` library."""
+    if missing := left_behind(dataset):
+        raise UserError(missing)
     import datasets
 
     if not Path(dataset).is_dir():
@@ -98,6 +104,9 @@ def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Ro
 def normalise(raw: Row, place: str, name: str, domain: str, seed: int = 0) -> Row:
     """One row in the common form; errors name `place`, `name` stands in for a missing id and source."""
     columns = {str(key).lower().replace(" ", "_"): value for key, value in raw.items()}
+    for key, value in columns.items():
+        if half := LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False, default=str)):
+            raise UserError(f"{place}: `{key}` holds half a character ({half[0]!r}); correct or remove the row")
     question = _text(columns, QUESTION, place)
     solution = next((columns[key] for key in SOLUTION if columns.get(key)), "")
     solution = "\n".join(map(str, solution)) if isinstance(solution, list) else str(solution).strip()
@@ -199,7 +208,7 @@ def _text(columns: Row, names: tuple[str, ...], place: str) -> str:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
         raise UserError(f"{place}: `{name}` must be text or a number, found {value!r:.60}")
-    text = str(value).strip()
-    if not text:
+    text = str(value).strip().replace("\r\n", "\n")
+    if not any(char.isprintable() and not char.isspace() for char in text):  # nor by zero-width spaces
         raise UserError(f"{place}: `{name}` is empty; fill it in or remove the row")
     return text

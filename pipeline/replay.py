@@ -6,12 +6,12 @@ far the metrics can be trusted on data that nobody made for them. Takes a JSONL 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.arguments import input_file, new_parser, output_file
 from pipeline.stage import speak_safely, write_json
 from vrpo.config import UserError
 from vrpo.tasks.dialogue import sgd
@@ -38,12 +38,10 @@ def replays(rows: list[sgd.Row], schema: sgd.Schema) -> dict[str, dict[str, Any]
 def main() -> None:
     """Print the table, and write it as JSON where --out says so."""
     speak_safely()
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("pipeline.replay", __doc__)
     parser.add_argument("dialogues", type=Path, help="a .jsonl file, or a folder with dialogues_*.json and schema.json")
-    parser.add_argument("--schema", type=Path, help="schema of a .jsonl file (default: sgd_schema.json beside it)")
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--schema", type=input_file, help="schema of a .jsonl file (default: sgd_schema.json beside it)")
+    parser.add_argument("--out", type=output_file, help="write the figures here as JSON")
     options = parser.parse_args()
     try:
         if options.dialogues.is_dir():

@@ -7,7 +7,6 @@ every process that `start` begot carries the project's folder in the environment
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 
+from pipeline.arguments import new_parser, whole
 from pipeline.flow import prefect_environment
 from pipeline.stage import speak_safely
 from vrpo.config import UserError
@@ -172,11 +172,9 @@ def _signal(send: Callable[[], None]) -> None:
 
 def main() -> None:
     speak_safely()
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("pipeline.serve", __doc__)
     parser.add_argument("command", choices=("start", "stop", "status"))
-    parser.add_argument("--port", type=int, default=4200, help="of the server (default: %(default)s)")
+    parser.add_argument("--port", type=whole(1, 65535), default=4200, help="of the server (default: %(default)s)")
     options = parser.parse_args()
     root = Path.cwd()
     try:

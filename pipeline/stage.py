@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import json
@@ -12,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from vrpo.config import OutOfReach, Params, UserError, load_params
+from pipeline.arguments import input_file, new_parser, one_of, whole
+from vrpo.config import Method, OutOfReach, Params, UserError, load_params
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
@@ -29,6 +29,8 @@ TELEMETRY_OFF = {
 
 
 LONE_SURROGATES = "backslashreplace"  # how text is encoded that UTF-8 cannot hold: \\ud800, in JSON the very same character
+MADE = ("prepared", "validation", "models", "labels", "runs", "evaluations", "tokens", "metrics", "reports")  # below data/, by stages
+EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 RETRYABLE = 75  # exit code of a stage for which trying again may help (EX_TEMPFAIL of sysexits.h)
 
 
@@ -84,32 +86,72 @@ def speak_safely() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def not_found(path: str | Path) -> str:
+    """The message about a path that is not there, with the cure that fits: what the stages make, they can make again."""
+    parts = Path(path).parts
+    made = parts[:1] == ("data",) and parts[1:2] and parts[1] in MADE
+    cure = "run `dvc repro`, which makes it" if made else "correct the path, or put there what it names"
+    return left_behind(path) or f"{path}: not found; {cure}"
+
+
+def left_behind(path: str | Path) -> str | None:
+    """The message about a path that the checkout has, but not the copy of it in which an experiment of `dvc exp run --temp` runs.
+
+    DVC_ROOT is the checkout; the copy holds what Git knows of it, and lies elsewhere.
+    """
+    path, root = Path(path), Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    if path.exists() or path.is_absolute() or not (root / path).exists():
+        return None
+    if (root / path).resolve().is_relative_to(root):
+        return f"{path}: not found in the experiment's copy of {root}, which holds what Git knows; `git add {path}` there and run it again"
+    return f"{path}: not found from the experiment's copy of {root}, which lies elsewhere; use the absolute path {(root / path).resolve()}"
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object a line.
 
     Raises:
         UserError: the file is missing or empty, or a line is not a JSON object (file and line are named).
     """
+    return [row for _, row in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Like `read_jsonl`, each row with its line's number. Byte-order marks and ends of lines of other systems are taken off."""
     rows = []
     try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
+            raise UserError(f"{path}: UTF-16 or UTF-32, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 {path} > utf8.jsonl")
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                if not line.strip():
+                text = line.lstrip("\ufeff")
+                if not text.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(text, object_pairs_hook=_once)
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: not valid JSON ({error}); fix or remove the line") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-                rows.append(row)
+                rows.append((number, row))
     except (IsADirectoryError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a UTF-8 text file with one JSON object a line ({error})") from None
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `dvc repro`, or correct the path in params.yaml") from None
+        raise UserError(not_found(path)) from None
     if not rows:
         raise UserError(f"{path}: holds no rows; an empty split cannot be used")
     return rows
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key that comes twice would lose its first value in silence."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return row
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -130,13 +172,11 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     exit code 1 and its message alone; a connection that broke, timed out or was never made with exit code 75, which `pipeline.flow` tries again.
     """
     speak_safely()
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file (default: %(default)s)")
+    parser = new_parser(f"pipeline.{name}", description)
+    parser.add_argument("--params", default="params.yaml", type=input_file, help="parameter file (default: %(default)s)")
     if cell:
-        parser.add_argument("--method", required=True, help="one of `methods` in params.yaml")
-        parser.add_argument("--seed", required=True, type=int)
+        parser.add_argument("--method", required=True, type=one_of(get_args(Method)), help="as in `methods` of params.yaml")
+        parser.add_argument("--seed", required=True, type=whole(0), help="as in `seeds` of params.yaml")
     options = parser.parse_args()
     for key, value in TELEMETRY_OFF.items():
         os.environ.setdefault(key, value)
@@ -153,10 +193,14 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     except (ConnectionError, TimeoutError) as error:
         print(f"error: {error or type(error).__name__}; nothing finished was changed, `dvc repro` tries again", file=sys.stderr)
         raise SystemExit(RETRYABLE) from None
+    except FileNotFoundError as error:
+        print(f"error: {not_found(error.filename)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"error: {error}; nothing finished was changed, free the resource and run `dvc repro` again", file=sys.stderr)
+        cure = "free the resource" if error.errno in EXHAUSTED else "correct the path or its permissions"
+        print(f"error: {error}; nothing finished was changed, {cure} and run `dvc repro` again", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -10,7 +10,6 @@ cells have in common is made anew when the code that makes it changes. The table
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.arguments import above_zero, input_file, new_parser, whole
 from pipeline.leash import interrupt_on_signals, workers
 from pipeline.records import Record
 from pipeline.stage import LONE_SURROGATES, TELEMETRY_OFF, append_line, read_json, read_jsonl, speak_safely, write_json
@@ -255,16 +255,16 @@ def _send_records() -> None:
 
 def main() -> int:
     speak_safely()
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study", type=Path, help="YAML file, see pipeline/studies/")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time, one thread each (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=120, help="start no cell after this time (default: %(default)s)")
+    parser = new_parser("pipeline.study", __doc__)
+    parser.add_argument("study", type=input_file, help="YAML file, see pipeline/studies/")
+    parser.add_argument("--jobs", type=whole(1), default=2, help="cells at a time, one thread each (default: %(default)s)")
+    parser.add_argument("--minutes", type=above_zero, default=120, help="start no cell after this time (default: %(default)s)")
     parser.add_argument("--table", action="append", default=[], help="only this table; may be given several times")
     parser.add_argument("--report", action="store_true", help="run nothing, write the tables from what is there")
     options = parser.parse_args()
     interrupt_on_signals()
+    if options.report and options.table:
+        parser.error("--table: has no use with --report, which writes every table; leave one of them out")
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} | TELEMETRY_OFF
     from pipeline import study_report
 

@@ -11,7 +11,6 @@ only). PIPELINE_RUN, where set, becomes a tag that groups the runs of one pipeli
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import re
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.arguments import new_parser
 from pipeline.mirror import connect, init_database, mirror, tracking_uri
 from pipeline.records import Record, flatten, read_events
 from pipeline.stage import speak_safely
@@ -241,9 +241,7 @@ def _public(text: str) -> str:
 
 def main() -> None:
     speak_safely()
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("pipeline.tracking", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{init,sync}")
     commands.add_parser("init", help="create or upgrade the local database; does nothing when it is current")
     commands.add_parser("sync", help="send to MLflow whatever it has not yet received; may be repeated at will")

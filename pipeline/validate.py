@@ -1,8 +1,9 @@
 """Check the prepared problems with Great Expectations before anything is trained on them.
 
 Reads `data/prepared/{train,validation,test}.jsonl` and demands, per split: rows, the required columns as non-empty text,
-unique ids, no id and no question shared with an earlier split, every gold answer accepted by its own verifier, and noisy
-labels only in train and only as many as `prepare.label_noise` declares. Repeated questions inside a split only warn.
+unique ids, no id and no question shared with an earlier split, no control characters, no question of endless length, every
+gold answer accepted by its own verifier, and noisy labels only in train and only as many as `prepare.label_noise` declares.
+Repeated questions inside a split, answers that only stand in for one ("N/A") and labels that no verifier reads warn.
 
 Writes `data/validation/summary.json` and `data/validation/docs/` (Data Docs, readable without network), also when a check
 fails. A breach stops the pipeline with one line per breach.
@@ -27,7 +28,12 @@ SPLITS = ("train", "validation", "test")
 REQUIRED = ("id", "question", "answer", "source", "licence")
 PREPARED = Path("data/prepared")
 OUTPUT = Path("data/validation")
+REPEATED = "questions are not repeated within the split"
 TEMPLATES = Path(__file__).parent / "templates"
+
+LONGEST_QUESTION = 20_000  # characters, some 5,000 tokens: beyond that a row is a whole file by mistake
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and newline; halves of characters
+PLACEHOLDER = re.compile(r"\?+|-+|\.+|_+|n/?a|nan|nil|null|unknown|tbd|todo|see (?:the )?(?:solution|above|below)\.?", re.IGNORECASE)
 
 Row = dict[str, Any]
 
@@ -47,7 +53,9 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
     warnings = [check for check in checks if not check["success"] and check["severity"] != "critical"]
     metrics: dict[str, float | int | str] = {f"rows_{split}": len(rows) for split, rows in splits.items()}
     metrics |= {"checks": len(checks), "breaches": len(breaches), "warnings": len(warnings), "label_noise": noise}
-    metrics["duplicate_questions"] = sum(check["offending"] for check in warnings if check["split"] == "train")
+    metrics["duplicate_questions"] = sum(
+        check["offending"] for check in warnings if check["name"] == REPEATED and check["split"] == "train"
+    )
     summary = OUTPUT / "summary.json"
     write_json(summary, {"success": not breaches, **metrics, "declared_label_noise": params.prepare.label_noise, "expectations": checks})
     record.artifact(summary)
@@ -100,13 +108,14 @@ def validate(splits: dict[str, list[Row]], task: Task, declared_noise: float, do
 
 def _read_split(path: Path) -> list[Row]:
     """Like `read_jsonl`, but an empty file is left to the suite, which reports it with everything else."""
-    if path.is_file() and not path.read_text(encoding="utf-8").strip():
+    if path.is_file() and not path.read_bytes().strip():
         return []
     return read_jsonl(path)
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
+    """A text that is not blank, as files can hold it."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) and value.strip() else None
 
 
 def _frame(rows: list[Row], task: Task, earlier: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -117,7 +126,7 @@ def _frame(rows: list[Row], task: Task, earlier: dict[str, pd.DataFrame]) -> pd.
     import pandas as pd
 
     texts = {column: [_text(row.get(column)) for row in rows] for column in REQUIRED}
-    index = [name or f"row {number}" for number, name in enumerate(texts["id"], 1)]
+    index = [CONTROL.sub("?", name or f"row {number}") for number, name in enumerate(texts["id"], 1)]
     columns = {column: texts[column] for column in REQUIRED if any(column in row for row in rows)}
     columns["question_text"] = texts["question_text"] = [question and " ".join(question.split()) for question in texts["question"]]
     frame = pd.DataFrame(columns, index=index, dtype=object)
@@ -126,12 +135,18 @@ def _frame(rows: list[Row], task: Task, earlier: dict[str, pd.DataFrame]) -> pd.
             known = set(other[column].dropna()) if column in other else set()
             frame[f"{column}_in_{split}"] = [value in known for value in texts[column]]
 
+    frame["clean"] = [not any(CONTROL.search(value) for value in row.values() if isinstance(value, str)) for row in rows]
+    frame["of_a_length"] = [len(question or "") <= LONGEST_QUESTION for question in texts["question"]]
     answers = texts["answer"]
+    frame["answer_given"] = [not PLACEHOLDER.fullmatch((answer or "").strip()) for answer in answers]
     frame["gold_accepted"] = _accepted(task, answers, answers)
     # A label that only looks different ("1/2", "0.5") is no noise: where the texts differ, the verifier decides.
     unlike = [i for i, row in enumerate(rows) if "label" in row and row["label"] != row.get("answer")]
-    agree = _accepted(task, [_text(rows[i]["label"]) for i in unlike], [answers[i] for i in unlike])
+    labels = [_text(rows[i]["label"]) for i in unlike]
+    agree = _accepted(task, labels, [answers[i] for i in unlike])
+    unread = {i for i, read in zip(unlike, _accepted(task, labels, labels), strict=True) if not read}
     noisy = {i for i, same in zip(unlike, agree, strict=True) if not same}
+    frame["label_read"] = [i not in unread for i in range(len(rows))]
     frame["label_differs"] = [int(i in noisy) for i in range(len(rows))]
     return frame
 
@@ -163,6 +178,10 @@ def _expectations(split: str, frame: pd.DataFrame, earlier: list[str], declared_
         for column, noun in (("id", "ids"), ("question_text", "questions")):
             title = f"{noun} are not in {other}"
             suite.append(gxe.ExpectColumnValuesToBeInSet(column=f"{column}_in_{other}", value_set=[False], description=title))
+    title = "texts hold no control characters (NUL, form feed: a JSON backslash is written twice)"
+    suite.append(gxe.ExpectColumnValuesToBeInSet(column="clean", value_set=[True], description=title))
+    title = f"questions have at most {LONGEST_QUESTION} characters"
+    suite.append(gxe.ExpectColumnValuesToBeInSet(column="of_a_length", value_set=[True], description=title))
     title = "the verifier accepts the gold answer"
     suite.append(gxe.ExpectColumnValuesToBeInSet(column="gold_accepted", value_set=[True], description=title))
     if split == "train":
@@ -171,8 +190,11 @@ def _expectations(split: str, frame: pd.DataFrame, earlier: list[str], declared_
     else:
         title = "no label differs from the answer (noisy labels belong in train only)"
         suite.append(gxe.ExpectColumnValuesToBeInSet(column="label_differs", value_set=[0], description=title))
-    title = "questions are not repeated within the split"
-    suite.append(gxe.ExpectColumnValuesToBeUnique(column="question_text", severity="warning", description=title))
+    suite.append(gxe.ExpectColumnValuesToBeUnique(column="question_text", severity="warning", description=REPEATED))
+    title = 'answers do not stand in for one ("N/A", "???")'
+    suite.append(gxe.ExpectColumnValuesToBeInSet(column="answer_given", value_set=[True], severity="warning", description=title))
+    title = "the verifier can read the label"
+    suite.append(gxe.ExpectColumnValuesToBeInSet(column="label_read", value_set=[True], severity="warning", description=title))
     return suite
 
 

@@ -186,7 +186,8 @@ def _locate(source: str | Path) -> Path | str:
     try:
         validate_repo_id(str(source))
     except HFValidationError:
-        raise UserError(f"{source}: no such folder; correct the path, or run the stage that makes it (`dvc repro`)") from None
+        made = ", or run the stage that makes it (`dvc repro`)" if path.parts[:2] == ("data", "models") else ""
+        raise UserError(f"{source}: no such folder; correct the path{made}") from None
     return str(source)
 
 

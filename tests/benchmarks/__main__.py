@@ -5,25 +5,23 @@ Every claim is a ratio of two measurements that alternate within this run, on th
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
+
+from pipeline.arguments import new_parser, one_of, output_file
 
 BENCHMARKS = ("rollout", "grpo", "ppo", "gemm", "semantics", "iteration")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", choices=[*BENCHMARKS, []], metavar="name", help=f"which, by default all: {', '.join(BENCHMARKS)}"
-    )
+    parser = new_parser("tests.benchmarks", __doc__)
+    parser.add_argument("names", nargs="*", type=one_of(BENCHMARKS), metavar="name", help=f"which, by default all: {', '.join(BENCHMARKS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs; its figures mean nothing")
-    parser.add_argument("--json", type=Path, default=Path("data/reports/bench.json"), help="file to write, earlier results in it are kept")
+    parser.add_argument("--json", type=output_file, default="data/reports/bench.json", help="file to write, earlier results in it are kept")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # before torch is loaded
     import torch

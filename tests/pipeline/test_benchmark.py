@@ -177,13 +177,3 @@ def test_a_tokenizer_that_loses_most_of_a_prompt_is_told_and_not_scored(tmp_path
             benchmark.main()
         assert re.search(rf"{name}: its tokenizer .* loses \d\d% of the prompts of amc23", capsys.readouterr().err)
     assert not (tmp_path / "data/benchmarks").exists()
-
-
-def test_mistakes_on_the_command_line_are_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text("{}")
-    for arguments, message in ((["nowhere", "gsm9k"], "gsm9k: no such benchmark"), (["nowhere", "gsm8k", "--samples", "0"], "above 0")):
-        monkeypatch.setattr("sys.argv", ["benchmark", *arguments])
-        with pytest.raises(SystemExit):
-            benchmark.main()
-        assert message in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import prepare
+from pipeline import base, prepare
 from pipeline.stage import read_jsonl
 from vrpo.config import Params, UserError
 
@@ -98,6 +98,60 @@ def test_repeated_questions_are_dropped_and_conflicts_counted(project):
     assert sum(map(len, splits.values())) == len(set().union(*map(questions, splits.values()))) <= 40
 
 
+def test_one_question_with_two_answers_is_told_with_its_places(project, capsys):
+    write_lines(project / "mine.jsonl", [*problems(40), {"question": "What is  5 + 1?", "answer": "7"}])
+    write_lines(project / "test.jsonl", [{"question": "What is 8 + 1?", "answer": "10"}, {"question": "Why?", "answer": "1"}])
+    metrics, _ = run(dataset="mine.jsonl", test_dataset="test.jsonl")
+    assert metrics["conflicting_answers"] == 2
+    assert (
+        "warning: 2 repeated questions have another answer, the first one counts: "
+        "mine.jsonl:6 '6', mine.jsonl:41 '7'; test.jsonl:1 '10', mine.jsonl:9 '9'\n"
+    ) in capsys.readouterr().out
+
+
+def test_options_in_another_order_are_the_same_question(project, capsys):
+    def ask(number: int, choices: list[str], answer: str) -> dict:
+        return {"question": f"Which {number}?", "choices": choices, "answer": answer}
+
+    rows = [ask(number, ["rock", "gas"], "gas") for number in range(40)]
+    write_lines(
+        project / "mine.jsonl", [*rows, ask(3, ["gas", "rock"], "gas"), ask(4, ["gas", "rock"], "rock"), ask(5, ["gas", "ice"], "gas")]
+    )
+    metrics, splits = run(dataset="mine.jsonl", domain="science", train_size=21)
+    assert (metrics["duplicates_removed"], metrics["conflicting_answers"]) == (2, 1)
+    assert sum(map(len, splits.values())) == 41
+    assert "mine.jsonl:5 'gas', mine.jsonl:42 'rock'" in capsys.readouterr().out
+
+
+def test_byte_order_marks_and_other_ends_of_lines_are_read(project):
+    text = "\r\n".join(json.dumps(row) for row in problems(40))
+    half = len(text) // 2
+    (project / "marked.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + text.encode() + b"\r\n\r\n\xef\xbb\xbf" + json.dumps(problems(1, 40)[0]).encode()
+    )
+    metrics, splits = run(dataset="marked.jsonl", train_size=21)
+    assert metrics["rows_train"] == 21
+    assert questions([row for rows in splits.values() for row in rows]) == questions(problems(41))
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        (project / "wide.jsonl").write_bytes(text[: half - half % 4].encode(encoding))
+        with pytest.raises(UserError, match=r"wide\.jsonl: UTF-16 or UTF-32, not UTF-8; convert it: iconv"):
+            run(dataset="wide.jsonl")
+    (project / "latin.jsonl").write_bytes('{"question": "caf\xe9?", "answer": "1"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.jsonl: not a UTF-8 text file"):
+        run(dataset="latin.jsonl")
+
+
+def test_a_set_or_model_that_git_does_not_know_is_no_hub_id_in_an_experiment(project, monkeypatch):
+    (project / "mine/set").mkdir(parents=True)
+    (project / "copy").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.chdir(project / "copy")
+    with pytest.raises(UserError, match="`git add mine/set` there"):
+        run(dataset="mine/set")
+    with pytest.raises(UserError, match="base.source = mine/set: .*`git add mine/set` there"):
+        base.run(Params(base={"source": "mine/set"}), record=None)
+
+
 def test_test_wins_over_train_whatever_the_spacing(project):
     write_lines(project / "train.jsonl", problems(50))
     write_lines(project / "test.jsonl", [{"question": f" What is  {i} + 1? ", "answer": str(i + 1)} for i in range(40, 60)])
@@ -139,6 +193,12 @@ def test_declared_noise_without_labels_is_refused_and_nothing_written(project):
         ({"question": "  ", "answer": "1"}, r"mine\.jsonl:4: `question` is empty"),
         ({"question": "x?", "answer": ["1", 2]}, r"mine\.jsonl:4: `answer` must be text or a number"),
         ({"question": "x?", "answer": float("nan")}, r"mine\.jsonl:4: `answer` must be text or a number"),
+        ({"question": "x?", "answer": True}, r"mine\.jsonl:4: `answer` must be text or a number, found True"),
+        ({}, r"mine\.jsonl:4: no `question`"),
+        ("null", r"mine\.jsonl:4: expected a JSON object, found NoneType"),
+        ('{"question": "x?", "answer": "1", "answer": "2"}', r"mine\.jsonl:4: not valid JSON \(the key 'answer' comes twice\)"),
+        ({"question": "\u200b\ufeff", "answer": "1"}, r"mine\.jsonl:4: `question` is empty"),
+        ({"question": "x \ud800?", "answer": "1"}, r"mine\.jsonl:4: `question` holds half a character"),
         ({"question": "x?", "answer": "because ####"}, r"mine\.jsonl:4: no answer after ####"),
     ],
 )

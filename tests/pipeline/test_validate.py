@@ -51,7 +51,7 @@ def test_good_data_passes_and_the_outputs_open_offline(tmp_path, monkeypatch):
     assert [metrics[f"rows_{split}"] for split in SIZES] == [20, 6, 8]
     assert (metrics["breaches"], metrics["warnings"], metrics["label_noise"]) == (0, 0, 0.0)
     summary = json.loads(Path("data/validation/summary.json").read_text())
-    assert summary["success"] and len(summary["expectations"]) == metrics["checks"] == 51
+    assert summary["success"] and len(summary["expectations"]) == metrics["checks"] == 63
     assert all({"name", "split", "success", "observed"} <= check.keys() and check["success"] for check in summary["expectations"])
     docs = Path("data/validation/docs")
     pages = list(docs.rglob("*.html"))
@@ -126,6 +126,51 @@ def test_repeated_training_questions_only_warn(tmp_path, monkeypatch, capsys):
     metrics = run(tmp_path, splits, monkeypatch)
     assert (metrics["breaches"], metrics["warnings"], metrics["duplicate_questions"]) == (0, 1, 2)
     assert "warning: train: " in capsys.readouterr().out
+
+
+def test_texts_that_break_tokenizers_stop(tmp_path, monkeypatch):
+    splits = good()
+    train, validation, test = splits.values()
+    train[0]["question"] = "a\0b"
+    train[1]["question"] = "long " * 160_000
+    train[2]["solution"] = "\frac12"  # in JSON "\\frac" was meant
+    train[3]["id"] = "train\x1b3"
+    validation[0]["answer"] = "1\x7f"
+    test[0]["source"] = "L\x92Hospital"
+    test[1]["question"] = "tab\tand\nnewline are \u00a0 fine"
+    control = '"texts hold no control characters (NUL, form feed: a JSON backslash is written twice)" does not hold: '
+    assert set(breaches(tmp_path, splits, monkeypatch)) == {
+        f"test: {control}1 rows, e.g. test-0",
+        f"train: {control}3 rows, e.g. train-0, train-2, train?3",
+        'train: "questions have at most 20000 characters" does not hold: 1 rows, e.g. train-1',
+        'validation: "the verifier accepts the gold answer" does not hold: 1 rows, e.g. validation-0',
+        f"validation: {control}1 rows, e.g. validation-0",
+    }
+
+
+def test_answers_that_stand_in_for_one_and_labels_nobody_reads_are_told(tmp_path):
+    class Words:
+        """A task in which "about seven or so" is no answer."""
+
+        def canonical_response(self, answer: str) -> str:
+            return answer
+
+        def verify(self, responses: list[str], answers: list[str]) -> list[float | None]:
+            return [None if " " in a else float(r == a) for r, a in zip(responses, answers, strict=True)]
+
+    splits = good()
+    for place, answer in enumerate(["N/A", "???", "unknown", "see solution above"]):
+        splits["train"][place]["answer"] = answer
+    splits["train"][5]["label"] = "about seven or so"
+    splits["test"][5]["answer"] = "about seven or so"
+    checks, _ = validate.validate(splits, Words(), 1.0, tmp_path / "docs")
+    failed = {(check["split"], check["name"]): (check["severity"], check["examples"]) for check in checks if not check["success"]}
+    assert failed == {
+        ("train", 'answers do not stand in for one ("N/A", "???")'): ("warning", ["train-0", "train-1", "train-2"]),
+        ("train", "the verifier can read the label"): ("warning", ["train-5"]),
+        ("train", "the verifier accepts the gold answer"): ("critical", ["train-3"]),
+        ("test", "the verifier accepts the gold answer"): ("critical", ["test-5"]),
+    }
 
 
 def test_rows_without_ids_are_named_by_their_place(tmp_path, monkeypatch):
