@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -62,8 +63,7 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 def setting(text: str) -> str:
     """`section.key=value`, as DVC takes it."""
-    key, sign, value = text.partition("=")
-    if not (key.strip() and sign and value.strip()):
+    if not re.fullmatch(r"[\w.]+=.+", text):
         raise argparse.ArgumentTypeError(f"{text!r:.80} is no section.key=value")
     return text
 

@@ -11,15 +11,37 @@ import os
 import sys
 from pathlib import Path
 
+import yaml
+
 from pipeline.arguments import new_parser, setting, whole
 from pipeline.leash import interrupt_on_signals
 from pipeline.stage import TELEMETRY_OFF, speak_safely
-from vrpo.config import UserError, load_params
+from vrpo.config import UserError, load_params, overlay, resolve_params
 
 
 def prefect_environment(root: Path) -> dict[str, str]:
     """Settings under which everything of Prefect runs here: its files in the project, no telemetry, plain-text flow addresses."""
     return {**TELEMETRY_OFF, "PREFECT_HOME": str(root / ".prefect"), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
+
+
+def check_settings(path: Path, settings: list[str]) -> None:
+    """Refuse parameters, `section.key=value` laid over the file's, before anything starts.
+
+    Raises:
+        UserError: the file or a setting is wrong; what and where is named.
+    """
+    load_params(path)
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for text in settings:
+        key, _, value = text.partition("=")
+        try:
+            change = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"-S {text}: {value!r} is no value; quote it as in YAML") from None
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        raw = overlay(raw, change)
+    resolve_params(raw, "-S")
 
 
 def main() -> None:
@@ -37,7 +59,8 @@ def main() -> None:
     try:
         if not (root / "dvc.yaml").exists():
             raise UserError(f"{root / 'dvc.yaml'}: not found; run from the project's folder")
-        load_params(root / "params.yaml")
+        if (root / "params.yaml").is_file():
+            check_settings(root / "params.yaml", options.overrides or [])
         from pipeline.prefect_flows import StagesFailed, reproduce
 
         try:

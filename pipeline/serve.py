@@ -79,6 +79,8 @@ def start(root: Path, port: int) -> None:
     Raises:
         UserError: the port is taken, or a part does not start; the end of its log says why.
     """
+    if not (root / "prefect.yaml").is_file():
+        raise UserError(f"{root / 'prefect.yaml'}: not found; run from the project's folder")
     (root / ".prefect").mkdir(exist_ok=True)
     server = ours(root, "server", "start")
     if server and str(port) not in server[0].cmdline():
