@@ -198,8 +198,10 @@ def main() -> None:
 
 def _run_all(options: argparse.Namespace) -> None:
     from pipeline import tracking
+    from pipeline.preflight import check_machine
 
     params = load_params(options.params)
+    check_machine(params.runtime)
     changes = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "batch_size": options.batch_size}
     if options.samples < 1 or min(changes.values()) <= 0:
         raise UserError("--samples, --max-new-tokens, --temperature and --batch-size must be above 0")

@@ -1,18 +1,24 @@
-"""Check a parameter file before anything runs: every wrong key or value is named, and exit code 1 says so."""
+"""Check a parameter file before anything runs: every wrong key or value is named, and exit code 1 says so.
+
+Values that differ from the committed file's and change nothing are named too."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
+from pipeline import preflight
 from vrpo.config import UserError, load_params
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.check", description=__doc__)
-    parser.add_argument("--params", default="params.yaml", help="parameter file (default: %(default)s)")
+    parser.add_argument("--params", default="params.yaml", type=Path, help="parameter file (default: %(default)s)")
+    path = parser.parse_args().params
     try:
-        load_params(parser.parse_args().params)
+        preflight.check(load_params(path))
+        preflight.warn_of_masked(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

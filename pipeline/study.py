@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pipeline.preflight import check_machine
 from pipeline.records import Record
 from pipeline.runs import read_json
 from pipeline.stage import TELEMETRY_OFF, read_jsonl, write_json
@@ -164,6 +165,8 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = No
         raise UserError(f"--table {unknown[0]}: not in {path}; use {', '.join(study.tables)}")
     done = finished(path)
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
+    for runtime in {cell.params.runtime for cell in missing}:
+        check_machine(runtime)
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
     REPORTS.mkdir(parents=True, exist_ok=True)
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
