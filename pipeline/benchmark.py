@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import stage
+from pipeline.preflight import check_machine
 from pipeline.problems import Row, read_problems
 from vrpo.config import Params, UserError, load_params
 
@@ -198,7 +199,6 @@ def main() -> None:
 
 def _run_all(options: argparse.Namespace) -> None:
     from pipeline import tracking
-    from pipeline.preflight import check_machine
 
     params = load_params(options.params)
     check_machine(params.runtime)

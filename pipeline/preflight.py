@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from vrpo.config import Params, RuntimeConfig, UserError
-from vrpo.params_file import read_yaml
+from vrpo.params_file import Loader, read_yaml
 
 Key = tuple[str, ...]
 
@@ -75,7 +75,7 @@ def masked_overrides(path: Path) -> Iterator[tuple[str, str]]:
     command = ["git", "show", f"HEAD:./{path.name}"]
     try:
         shown = subprocess.run(command, cwd=path.absolute().parent, capture_output=True, check=True).stdout
-        committed, now = yaml.safe_load(shown), read_yaml(path)
+        committed, now = yaml.load(shown, Loader), read_yaml(path)
     except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
         return
     chosen = {"domains": now.get("domain", "math"), "profiles": now.get("profile", "tiny")}

@@ -165,7 +165,7 @@ class CriticConfig(Section):
     loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
     gae_lambda: Probability = 1.0  # lambda of the value targets
     surprisal_inputs: bool = False  # the head also sees how surprised the cold start is by the response (not in the paper)
-    depth: Literal[0, 1, 2] = 1  # variational bottleneck layers (paper: 1)
+    depth: Annotated[int, Field(ge=0, le=2)] = 1  # variational bottleneck layers (paper: 1)
     latent_size: Count = 32  # width of the bottleneck
     beta: Annotated[float, Field(ge=0.0)] = 1e-3  # weight of the KL term (not given in the paper)
     semantic_head: Literal["frozen", "learned"] = "frozen"  # head for P_V: the cold start's, or one trained along

@@ -20,7 +20,7 @@ CURES = {  # what pydantic's message leaves open, by type of error
 }
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML where a key stands once (the last one would win in silence) and 1e-05 is a number, as DVC writes and reads it."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
 def read_yaml(path: Path) -> Any:
@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> Any:
         UserError: it cannot be read, is no YAML, or sets a key twice; file and line are named.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the project's folder or correct the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -82,19 +82,20 @@ def resolve(model: type[BaseModel], raw: dict[str, Any], origin: str) -> dict[st
     if wrong:
         raise UserError("\n".join(f"{origin}: {line}" for line in wrong))
 
-    def merged(domain: str, profile: str) -> dict[str, Any]:
-        sections = overlay(values, layers["domains"].get(domain, {}))
+    def merged(base: dict[str, Any], domain: str, profile: str) -> dict[str, Any]:
+        sections = overlay(base, layers["domains"].get(domain, {}))
         return overlay(sections, layers["profiles"].get(profile, {})) | {"domain": domain, "profile": profile}
 
-    wrong = [line for lines in complaints(model, merged(domain, profile)) for line in lines]
+    wrong = [line for lines in complaints(model, merged(values, domain, profile)) for line in lines]
     pairs = {f"domains.{name}": [(name, other) for other in (profile, *layers["profiles"])] for name in layers["domains"]}
     pairs |= {f"profiles.{name}": [(other, name) for other in (domain, *layers["domains"])] for name in layers["profiles"]}
     for place, combinations in pairs.items() if not wrong else ():
-        found = [complaints(model, merged(*pair))[1] for pair in combinations]
+        # Over the defaults too: a value that was changed for this run alone says nothing against a profile that is not chosen.
+        found = [complaints(model, merged(base, *pair))[1] for base in (values, {}) for pair in combinations]
         wrong += [f"{place}: {line}" for line in found[0] if all(found)]
     if wrong:
         raise UserError("\n".join(f"{origin}: {line}" for line in wrong))
-    return merged(domain, profile)
+    return merged(values, domain, profile)
 
 
 def _misplaced(model: type[BaseModel], layers: dict[str, Any]) -> list[str]:
