@@ -67,7 +67,7 @@ def _allowed(entry: dict[str, Any]) -> str:
         return "a section"
     if entry["type"] == "array":
         return f"list of {_allowed(entry['items'])}"
-    limits = [f"{sign} {entry[key]:g}" for key, sign in SIGNS.items() if key in entry]
+    limits = [f"{sign} {entry[key]:.10g}" for key, sign in SIGNS.items() if key in entry]
     return " ".join([{"string": "text", "boolean": "true, false"}.get(entry["type"], entry["type"]), ", ".join(limits)]).strip()
 
 

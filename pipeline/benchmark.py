@@ -22,6 +22,7 @@ from typing import Any
 
 from pipeline import stage
 from pipeline.arguments import above_zero, input_file, input_folder, new_parser, one_of, whole
+from pipeline.preflight import check_machine
 from pipeline.problems import Row, read_problems
 from vrpo.config import Params, UserError, load_params
 
@@ -242,6 +243,7 @@ def _run_all(options: argparse.Namespace) -> None:
     from pipeline import tracking
 
     params = load_params(options.params)
+    check_machine(params.runtime)
     changes = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "batch_size": options.batch_size}
     params = params.model_copy(update={"generation": params.generation.model_copy(update=changes)})
     seed = params.evaluate.seed

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from pipeline import preflight
 from pipeline.arguments import input_file, new_parser, one_of, whole
 from vrpo.config import Method, OutOfReach, Params, UserError, load_params
 
@@ -182,6 +183,8 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
         os.environ.setdefault(key, value)
     try:
         params = load_params(options.params)
+        preflight.check(params)
+        preflight.warn_of_masked(options.params, {name, "runtime", "generation"})
         for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(key, str(params.runtime.threads))
         arguments = (options.method, options.seed) if cell else ()

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 
 from pipeline.arguments import above_zero, input_file, new_parser, whole
 from pipeline.leash import interrupt_on_signals, workers
+from pipeline.preflight import check_machine
 from pipeline.records import Record
 from pipeline.stage import LONE_SURROGATES, TELEMETRY_OFF, append_line, read_json, read_jsonl, speak_safely, write_json
 from pipeline.study_file import UNDECIDED, Cell, cell_key, digest, load_study
@@ -211,6 +212,8 @@ def _run_missing(path: Path, cells: list[Cell], jobs: int, minutes: float, table
 
     done = finished(path)
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
+    for runtime in {cell.params.runtime for cell in missing}:
+        check_machine(runtime)
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
     planned: set[Path] = set()

