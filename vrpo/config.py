@@ -148,7 +148,7 @@ class LoRAConfig(Section):
 
     rank: Count = 16
     alpha: Positive = 32.0
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # without effect, and said so: dropout acts in no pass of this training
     target_modules: str | list[str] = "all-linear"
 
 
@@ -220,9 +220,14 @@ class RuntimeConfig(Section):
     """Where tensors live. Thread count is per process."""
 
     device: str = "cpu"
-    dtype: Precision = "float32"  # of computing; weights that are trained stay float32
+    dtype: Precision = "float32"  # of computing; weights that are trained stay float32, and supervised fitting computes in it
     threads: Count = 1
     trust_remote_code: bool = False
+
+    @property
+    def training(self) -> RuntimeConfig:
+        """For weights that are trained: float32, in half precision small updates are lost."""
+        return self.model_copy(update={"dtype": "float32"})
 
 
 class Params(Section):

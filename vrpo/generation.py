@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from vrpo.precision import broken_logits
 from vrpo.prompts import TURN_SEPARATOR
 from vrpo.types import Rollout
 
@@ -58,6 +59,9 @@ def generate(
 
     Returns:
         Rollout on the CPU, T = the longest response.
+
+    Raises:
+        UserError: logits are NaN or infinite; names the cause.
     """
     places = torch.arange(len(prompts)) if places is None else torch.tensor(list(places), dtype=torch.long)
     drawn = int(places.max()) + 1 if len(places) else 0
@@ -104,6 +108,7 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
             logits, positions, attention = logits[prompt_of], positions[prompt_of], attention[prompt_of]
         distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
         cumulative = distribution.double().exp().cumsum(-1)
+        broken = running & ~cumulative[:, -1].isfinite()
         threshold = uniforms[rows, step, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, threshold, right=True).clamp(max=distribution.shape[-1] - 1)
         alive = rows[running]
@@ -111,7 +116,9 @@ def _decode(model, ids: Tensor, mask: Tensor, uniforms: Tensor, temperature: flo
         response_mask[alive, step] = True
         logprobs[alive, step] = distribution.gather(1, chosen)[running, 0]
         running = running & ~torch.isin(chosen[:, 0], stops)
-        left = int(running.sum())
+        left, without_distribution = torch.stack([running.sum(), broken.sum()]).tolist()
+        if without_distribution:
+            raise broken_logits(model, logits[broken], temperature)
         if left == 0:
             return responses[:, : step + 1], response_mask[:, : step + 1], logprobs[:, : step + 1]
         tokens, positions = chosen, positions[:, -1:] + 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 from torch import nn
 
 from vrpo.config import LoRAConfig
+
+logger = logging.getLogger(__name__)
 
 
 def add_lora(model: Any, config: LoRAConfig, seed: int) -> Any:
@@ -19,9 +22,9 @@ def add_lora(model: Any, config: LoRAConfig, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=config.target_modules, bias="none"
-    )
+    if config.dropout:
+        logger.warning("train.lora.dropout = %g has no effect: dropout acts in no pass of this training; set it to 0", config.dropout)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.target_modules, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, settings)

@@ -27,7 +27,7 @@ from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack, weig
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
-from vrpo.diagnostics import HealthWarning, health_metrics, health_warnings, latent_metrics, monte_carlo_check
+from vrpo.diagnostics import HealthWarning, finite_metrics, health_metrics, health_warnings, latent_metrics, monte_carlo_check
 from vrpo.forward import policy_forward
 from vrpo.generation import decode, encode, generation_settings
 from vrpo.lora import add_lora, without_lora
@@ -36,6 +36,7 @@ from vrpo.masking import masked_whiten
 from vrpo.models import load_policy, save_model
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
+from vrpo.recompute import recompute_layers
 from vrpo.scoring import Reward, Score, call_reward, experience_metrics, new_experience, totals
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
@@ -119,7 +120,7 @@ class Trainer:
         backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
         if config.gradient_checkpointing:
             for model in backbones:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                recompute_layers(model)
         self.policy, self.reference = policy, None
         if config.lora is None:
             self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
@@ -149,10 +150,11 @@ class Trainer:
         if self.checkpoint is not None and self.checkpoint.exists():
             self.resume()
         while self.iteration < self.config.iterations:
-            torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # dropout, if the model has any
+            torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # of whatever draws from it: a user's reward, say
             row = self.warm_up() if self.iteration < 0 else self.step(self.iteration + 1)
             self.iteration += 1
             self._finish_iteration(row)
+        self.updater.require_steps()
         return self.log
 
     def warm_up(self) -> dict[str, float]:
@@ -193,9 +195,8 @@ class Trainer:
         if self.log and "length/mean" in row:
             first = next((r["length/mean"] for r in self.log if "length/mean" in r), row["length/mean"])
             row["length/inflation"] = row["length/mean"] / max(first, 1e-9)
-        self.log.append({key: value for key, value in row.items() if math.isfinite(value)})
-        warnings = health_warnings(self.log)
-        self.log[-1] |= health_metrics(warnings)
+        warnings = health_warnings([*self.log, row])
+        self.log.append(finite_metrics(row) | health_metrics(warnings))
         for warning in warnings:
             if warning.check not in {known.check for known in self.health}:  # each signature speaks once a run
                 self.health.append(warning)
