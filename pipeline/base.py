@@ -34,10 +34,9 @@ def run(params: Params, record: Any) -> dict[str, Any]:
             record.metrics({"loss": loss}, step)
         metrics = {"steps": len(losses), "loss_first": losses[0], "loss_last": sum(losses[-10:]) / len(losses[-10:])}
     elif kind == "package":
-        model, tokenizer = models.from_package(name, params.runtime.dtype, params.runtime.device)
+        model, tokenizer = models.from_package(name, device=params.runtime.device)
     else:
-        tokenizer = models.load_tokenizer(params.base.source, params.runtime.trust_remote_code)
-        model = models.load_causal_lm(params.base.source, params.runtime.dtype, params.runtime.device, params.runtime.trust_remote_code)
+        model, tokenizer = models.load_policy(params.base.source, params.runtime.training)
     metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     models.save_model(model, tokenizer, BASE)
     record.model(BASE, "base", metrics)

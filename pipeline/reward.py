@@ -68,7 +68,7 @@ def _fit(params: Params, pairs: list[dict[str, Any]]) -> list[float]:
     from vrpo.rewards.model import new_reward_model
     from vrpo.supervised import fit_implicit_reward, fit_preferences
 
-    reward, runtime = params.reward, params.runtime
+    reward, runtime = params.reward, params.runtime.training
     options = {"steps": reward.steps, "batch_size": reward.batch_size, "learning_rate": reward.learning_rate, "seed": reward.seed}
     if reward.kind == "implicit":
         model, tokenizer = load_policy(SFT, runtime)
@@ -87,7 +87,7 @@ def learned_reward(params: Params, task: Any) -> Callable[..., list[float]]:
 
     def reward(prompts: list[str], responses: list[str], *, answer: list[str], **_: Any) -> list[float]:
         scores = scorer(prompts, list(map(task.completion, responses, answer)))
-        return [1 / (1 + math.exp(-score)) for score in scores]
+        return [1 / (1 + math.exp(min(-score, 700.0))) for score in scores]
 
     return reward
 

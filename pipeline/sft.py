@@ -21,7 +21,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     from vrpo.tasks.loader import load_task
 
     sft = params.sft
-    model, tokenizer = load_policy(BASE, params.runtime)
+    model, tokenizer = load_policy(BASE, params.runtime.training)
     task = load_task(params, tokenizer)
     rows = stage.read_jsonl(PREPARED / "train.jsonl")
     if sft.demonstrations > len(rows):

@@ -74,7 +74,7 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
     from vrpo.trainer import Trainer
 
     torch.set_num_threads(params.runtime.threads)
-    policy, tokenizer = load_policy(SFT, params.runtime.model_copy(update={"dtype": "float32"}))  # half precision loses small updates
+    policy, tokenizer = load_policy(SFT, params.runtime.training)
     task = load_task(params, tokenizer)
     problems = _problems(task, "train", with_labels=True)
     trainer = Trainer(

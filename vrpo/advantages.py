@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vrpo.masking import unit_range
+
 
 def discounted_sums(values: Tensor, decay: Tensor) -> Tensor:
     """S_t = values_t + decay_t * S_{t+1} along the last dimension, with S = 0 after the end; both [B, T].
@@ -60,13 +62,13 @@ def length_adaptive_lambda(mask: Tensor, alpha: float) -> Tensor:
     return (1 - 1 / (alpha * mask.sum(1).clamp(min=1))).clamp(min=0.0)
 
 
-def _grouped(scores: Tensor, group_size: int, scored: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores with 0 where unscored, the mask of scored ones, and their number per group: [B / G, G] twice and [B / G, 1]."""
+def _grouped(scores: Tensor, group_size: int, scored: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores within their group's `unit_range` and its spread, the mask of scored ones, and their number: [B / G, G] or [B / G, 1] each."""
     if group_size < 2 or scores.shape[0] % group_size:
         raise ValueError(f"group_size = {group_size} must be at least 2 and divide the number of responses ({scores.shape[0]})")
     grouped = scores.view(-1, group_size)
     valid = torch.ones_like(grouped, dtype=torch.bool) if scored is None else scored.view(-1, group_size)
-    return torch.where(valid, grouped, torch.zeros_like(grouped)), valid, valid.sum(1, keepdim=True)
+    return *unit_range(grouped, valid, dim=1), valid, valid.sum(1, keepdim=True)
 
 
 def group_relative_advantages(
@@ -74,7 +76,8 @@ def group_relative_advantages(
 ) -> Tensor:
     """GRPO's advantages (Shao et al. 2024): the score, centred and divided by the standard deviation within its group.
 
-    A group whose scores are all equal has no signal and gets zeros.
+    A group whose scores are all equal has no signal and gets zeros; with `scale` the scores' offset and unit do not matter (`eps` counts
+    in the group's spread).
 
     Args:
         scores: float [B], one per response; rows of one prompt stand next to each other.
@@ -88,12 +91,12 @@ def group_relative_advantages(
     Raises:
         ValueError: B is not a multiple of `group_size`, or `group_size` is below 2.
     """
-    clean, valid, count = _grouped(scores, group_size, scored)
-    centred = torch.where(valid, clean - clean.sum(1, keepdim=True) / count.clamp(min=1), torch.zeros_like(clean))
+    unit, spread, valid, count = _grouped(scores, group_size, scored)
+    centred = torch.where(valid, unit - unit.sum(1, keepdim=True) / count.clamp(min=1), torch.zeros_like(unit))
     if not scale:
-        return centred.view(-1)
+        return (centred * spread).view(-1)
     std = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return torch.where(std > eps, centred / (std + eps), torch.zeros_like(centred)).view(-1)
+    return (centred / (std + eps)).view(-1)
 
 
 def leave_one_out_advantages(scores: Tensor, group_size: int, scored: Tensor | None = None) -> Tensor:
@@ -101,6 +104,6 @@ def leave_one_out_advantages(scores: Tensor, group_size: int, scored: Tensor | N
 
     Arguments, result and errors as `group_relative_advantages`. A response that is the only scored one of its group gets 0.
     """
-    clean, valid, count = _grouped(scores, group_size, scored)
-    others = (clean.sum(1, keepdim=True) - clean) / (count - 1).clamp(min=1)
-    return torch.where(valid & (count > 1), clean - others, torch.zeros_like(clean)).view(-1)
+    unit, spread, valid, count = _grouped(scores, group_size, scored)
+    others = (unit.sum(1, keepdim=True) - unit) / (count - 1).clamp(min=1)
+    return (torch.where(valid & (count > 1), unit - others, torch.zeros_like(unit)) * spread).view(-1)

@@ -187,7 +187,7 @@ class LoRAConfig(Section):
 
     rank: Count = 16
     alpha: Positive = 32.0
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # without effect, and said so: dropout acts in no pass of this training
     target_modules: str | list[str] = "all-linear"
 
 
@@ -260,9 +260,14 @@ class RuntimeConfig(Section):
     """Where tensors live. Thread count is per process."""
 
     device: Annotated[str, AfterValidator(_known_device)] = "cpu"  # cpu, cuda or cuda:N; every stage checks that the machine has it
-    dtype: Precision = "float32"  # of computing; weights that are trained stay float32
+    dtype: Precision = "float32"  # of computing; weights that are trained stay float32, and supervised fitting computes in it
     threads: Count = 1  # at most the machine's CPUs
     trust_remote_code: bool = False  # run the Python code that comes with a model of the hub
+
+    @property
+    def training(self) -> RuntimeConfig:
+        """For weights that are trained: float32, in half precision small updates are lost."""
+        return self.model_copy(update={"dtype": "float32"})
 
 
 class Params(Section):

@@ -14,7 +14,7 @@ from vrpo.advantages import returns_to_go
 from vrpo.conversation import Reply, converse
 from vrpo.critic import ValueModel
 from vrpo.generation import decode
-from vrpo.masking import masked_mean, masked_var
+from vrpo.masking import masked_centred, masked_mean, masked_var
 from vrpo.types import Experience
 
 DEAD_EXPLAINED_VARIANCE = 0.02  # "near or below zero"
@@ -30,9 +30,9 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation of two [N] tensors, NaN where one of them is constant."""
-    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    a, b = (masked_centred(x.double(), torch.ones_like(x, dtype=torch.bool)) for x in (a, b))
     norm = a.norm() * b.norm()
-    return float(a @ b / norm) if norm > 1e-12 else math.nan
+    return float(a @ b / norm) if norm > 0 else math.nan
 
 
 def critic_metrics(experience: Experience, rewards: dict[str, Tensor], gamma: float) -> dict[str, float]:
@@ -78,7 +78,7 @@ class MonteCarloCheck:
         1 for exact values; under flips the best possible is their J = 1 - fpr - fnr. Chance in the Monte-Carlo values lowers it. NaN where
         they do not vary.
         """
-        truth = self.monte_carlo.double() - self.monte_carlo.double().mean()
+        truth = masked_centred(self.monte_carlo.double(), torch.ones_like(self.monte_carlo, dtype=torch.bool))
         variance = truth.square().mean()
         return float((truth * self.values.double()).mean() / variance) if variance > 0 else math.nan
 
@@ -157,26 +157,33 @@ def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float
 
 
 HEALTH_CHECKS = ("dead critic", "length inflation", "reward hacking", "accuracy collapse", "latent KL dominates", "latent collapse")
+HEALTH_CHECKS += ("half precision", "reward resolution", "undefined metrics")
+# NaN by definition: a rate of nothing, a mean over no scored response, a fit to returns that do not vary.
+MAY_BE_UNDEFINED = {"reward/observed", "reward/clean", "reward/true_positive_rate", "reward/false_positive_rate", "critic/ev_observed"}
+MAY_BE_UNDEFINED |= {"critic/ev_clean", "critic/corr_mc", "critic/slope_mc"}
 
 
 @dataclass(frozen=True)
 class HealthWarning:
-    """One of the paper's failure signatures, seen while training."""
+    """A failure signature, the paper's or one of numbers, seen while training."""
 
     check: str
     iteration: int
     message: str
 
 
-def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> list[HealthWarning]:
+def health_warnings(history: Sequence[dict[str, float]], patience: int = 5, skipped: int = 3) -> list[HealthWarning]:
     """Failure signatures that the last rows of a log show (method.md; arXiv 2508.03058, failure signatures).
 
     Args:
-        history: log rows so far, the newest last.
+        history: log rows so far, the newest last, in which metrics may be NaN or infinite.
         patience: rows in a row for which explained variance must be dead before it is called so.
+        skipped: steps in so many rows that half precision may skip while it looks for its scale.
     """
     if not history:
         return []
+    undefined = [name for name, value in history[-1].items() if math.isinf(value) or (math.isnan(value) and name not in MAY_BE_UNDEFINED)]
+    history = [*history[:-1], finite_metrics(history[-1])]
     row, found = history[-1], []
 
     def warn(check: str, message: str) -> None:
@@ -213,7 +220,31 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5) -> l
         warn("latent KL dominates", "beta * KL is larger than the squared error: lower critic.beta")
     if row.get("critic/active_units", 1.0) == 0:
         warn("latent collapse", "no latent unit carries information, the values are a constant: lower critic.beta")
+    lost = {name: sum(r.get(f"{name}/skipped_steps", 0.0) for r in history[-patience:]) for name in ("policy", "critic")}
+    if max(lost.values()) >= skipped:
+        warn(
+            "half precision",
+            f"{lost['policy']:.0f} steps of the policy and {lost['critic']:.0f} of the critic were skipped in {patience} iterations, because "
+            "gradients overflowed: train in bfloat16 or float32 (precision, runtime.dtype)",
+        )
+    if "reward/rounding" in row:
+        warn(
+            "reward resolution",
+            f"float32 changes rewards by {row['reward/rounding']:.0%} of their spread: they are too large for their differences; lower them "
+            "by a constant",
+        )
+    if undefined:
+        warn(
+            "undefined metrics",
+            f"{', '.join(undefined)} NaN or infinite, and left out of the log: look at the rewards and at the model's numbers, or lower "
+            "train.learning_rate if they grew in training",
+        )
     return found
+
+
+def finite_metrics(row: dict[str, float]) -> dict[str, float]:
+    """The metrics of a row that are numbers."""
+    return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 def _moving_means(values: Sequence[float], width: int) -> list[float]:

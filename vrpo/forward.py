@@ -51,5 +51,6 @@ def policy_forward(policy: Any, rollout: Rollout, temperature: float, hidden: bo
     distribution = torch.log_softmax(output.logits[:, -length - 1 : -1].float() / temperature, dim=-1)
     logprobs = distribution.gather(-1, rollout.responses.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        entropy = -(distribution.exp() * distribution).sum(-1)
+        # A suppressed token has logit -inf and adds nothing: 0 * -inf would be NaN.
+        entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
     return PolicyOutput(logprobs, entropy, response_states(states[-1], length) if hidden else None)

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from vrpo.compatibility import check_decoding, check_policy
 from vrpo.config import UserError
 from vrpo.limits import table_end
+from vrpo.precision import broken_logits
 from vrpo.prompts import TURN_SEPARATOR
 from vrpo.types import Rollout
 
@@ -65,7 +66,7 @@ def generate(
         Rollout on the CPU, T = the longest response.
 
     Raises:
-        UserError: a text grows longer than a model with learned positions can read.
+        UserError: a text grows longer than a model with learned positions can read; or logits are NaN or infinite, with the cause.
     """
     places = torch.arange(len(prompts)) if places is None else torch.tensor(list(places), dtype=torch.long)
     drawn = int(places.max()) + 1 if len(places) else 0
@@ -128,6 +129,7 @@ def _decode(
             logits, positions, attention = logits[prompt_of], positions[prompt_of], attention[prompt_of]
         distribution = torch.log_softmax(logits.float() / temperature, dim=-1)
         cumulative = distribution.double().exp().cumsum(-1)
+        broken = running & ~cumulative[:, -1].isfinite()
         threshold = uniforms[rows, step, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, threshold, right=True).clamp(max=distribution.shape[-1] - 1)
         alive = rows[running]
@@ -139,7 +141,9 @@ def _decode(
                 f"a text grew beyond the model's {limit} positions; lower generation.max_new_tokens or max_turns, or shorten prompts"
             )
         running = running & ~torch.isin(chosen[:, 0], stops) & (longest[rows] > step + 1)
-        left = int(running.sum())
+        left, without_distribution = torch.stack([running.sum(), broken.sum()]).tolist()
+        if without_distribution:
+            raise broken_logits(model, logits[broken], temperature)
         if left == 0:
             return responses[:, : step + 1], response_mask[:, : step + 1], logprobs[:, : step + 1]
         tokens, positions = chosen, positions[:, -1:] + 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from typing import Any
 
 from torch import nn
 
 from vrpo.config import LoRAConfig, UserError
+
+logger = logging.getLogger(__name__)
 
 
 def add_lora(model: Any, config: LoRAConfig, seed: int) -> Any:
@@ -21,9 +24,9 @@ def add_lora(model: Any, config: LoRAConfig, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    settings = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=config.target_modules, bias="none"
-    )
+    if config.dropout:
+        logger.warning("train.lora.dropout = %g has no effect: dropout acts in no pass of this training; set it to 0", config.dropout)
+    settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=config.target_modules, bias="none")
     shared = [weight for weight, owners in _owners(model).items() if owners > 1 and weight != id(model.get_input_embeddings().weight)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

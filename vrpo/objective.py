@@ -39,14 +39,16 @@ def policy_terms(
         loss terms by name (their sum is minimised), metrics by name, and the states or None.
     """
     output, mask = policy_forward(policy, batch, temperature, hidden), batch.response_mask
-    old, new, advantages, acted = batch.logprobs, output.logprobs, batch.advantages, mask
+    # Padding is 0 before a ratio is taken: the gradient of an infinite one is NaN, even where nothing is asked of it.
+    logprobs = torch.where(mask, output.logprobs, 0.0)
+    old, new, advantages, acted = batch.logprobs, logprobs, batch.advantages, mask
     if whole_response:
-        old, new = ((logprobs * mask).sum(1, keepdim=True) for logprobs in (old, new))
+        old, new = old.sum(1, keepdim=True), new.sum(1, keepdim=True)
         advantages, acted = advantages[:, :1], mask.any(1, keepdim=True)
     terms = {"policy/loss": masked_mean(policy_loss(new, old, advantages, config.clip_range), acted, counts["policy"])}
     count = counts["response_mask"]
     if config.kl_coefficient and config.kl_in == "loss":
-        terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(output.logprobs, batch.reference_logprobs), mask, count)
+        terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(logprobs, batch.reference_logprobs), mask, count)
     with torch.no_grad():
         clip = clipped(new, old, advantages, config.clip_range).float().expand_as(mask)
         metrics = {

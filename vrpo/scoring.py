@@ -14,10 +14,12 @@ from vrpo.config import UserError
 from vrpo.diagnostics import critic_metrics
 from vrpo.generation import spans
 from vrpo.losses import kl_k3
-from vrpo.masking import masked_mean, masked_var
+from vrpo.masking import masked_centred, masked_mean, masked_var
 from vrpo.rewards.calling import Score, require_scores, totals
 from vrpo.rewards.noise import confusion
 from vrpo.types import Experience, Rollout
+
+MUCH_ROUNDING = 0.02  # of the rewards' spread
 
 
 def repeats(rows: Sequence[dict[str, Any]]) -> list[int]:
@@ -73,10 +75,20 @@ def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
     return scores[:, None] * (positions == last)
 
 
+def reward_rounding(scores: Sequence[float | None]) -> dict[str, float]:
+    """`reward/rounding`, by how much of their spread float32 changes scores, where that is much: 1e8 and 1e8 + 1 are one number in it."""
+    exact = torch.tensor([score for score in scores if score is not None], dtype=torch.float64)
+    if not len(exact):
+        return {}
+    spread, error = float(exact.max() - exact.min()), float((exact - exact.float()).abs().max())
+    differ = spread > 1e-12 * float(exact.abs().max())  # in more than float64's own rounding
+    return {"reward/rounding": error / spread} if differ and error > MUCH_ROUNDING * spread else {}
+
+
 def variance_parts(observed: Tensor, clean: Tensor, mask: Tensor) -> dict[str, float]:
     """Variance of observed advantages over True positions, and what it is made of. Both [B, T], estimated from the same responses."""
     noise = observed - clean
-    products = (clean - masked_mean(clean, mask)) * (noise - masked_mean(noise, mask))
+    products = masked_centred(clean, mask) * masked_centred(noise, mask)
     parts = {"variance": observed, "clean_variance": clean, "noise_variance": noise}
     metrics = {f"advantage/{name}": float(masked_var(part, mask)) for name, part in parts.items()}
     return metrics | {"advantage/noise_covariance": float(masked_mean(products, mask))}
@@ -101,7 +113,7 @@ def experience_metrics(
     metrics = {
         "reward/observed": float(scores[known].mean()) if known.any() else math.nan,
         "reward/unscored": float((~known).float().mean()),
-    }
+    } | reward_rounding(totals(observed))
     if experience.reference_logprobs is not None:
         metrics["policy/kl"] = float(masked_mean(kl_k3(experience.logprobs, experience.reference_logprobs), mask))
     if clean is not None:

@@ -33,8 +33,11 @@ def _as_head(head: LanguageModelHead | Tensor) -> LanguageModelHead:
 
 
 def _statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Entropy and surprisal [N], log-probabilities and probabilities [N, V], all float32."""
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    """Entropy and surprisal [N], log-probabilities and probabilities [N, V], all float32.
+
+    Probabilities below e^-10000, those of suppressed tokens (logit -inf) too, count as that: 0 * -inf would be NaN.
+    """
+    logprobs = torch.log_softmax(logits.float(), dim=-1).clamp_(min=-1e4)
     probabilities = logprobs.exp()
     entropy = -torch.linalg.vecdot(probabilities, logprobs)
     return entropy, -logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), logprobs, probabilities

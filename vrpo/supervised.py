@@ -14,6 +14,7 @@ from typing import Any
 from vrpo.config import UserError
 from vrpo.conversation import encode_turns
 from vrpo.limits import check_tokens
+from vrpo.precision import broken_weight, refuse_half_weights
 
 IGNORED = -100  # label of a position that does not count
 
@@ -58,7 +59,7 @@ def fit_demonstrations(
         The mean loss per completion token (nats) of every step's batch, before that step's update.
 
     Raises:
-        UserError: the loss or its gradient is not finite; names `stage` and the learning rate.
+        UserError: weights are half precision or not finite, or the loss or its gradient is not; names `stage` and the cause.
     """
     from datasets import Dataset
     from transformers import Trainer
@@ -94,7 +95,7 @@ def fit_preferences(
         The mean Bradley-Terry loss (nats per pair) of every step's batch, before that step's update.
 
     Raises:
-        UserError: the loss or its gradient is not finite; names `stage` and the learning rate.
+        UserError: weights are half precision or not finite, or the loss or its gradient is not; names `stage` and the cause.
     """
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
@@ -181,6 +182,9 @@ def _fit(
     from tqdm import tqdm
     from transformers import PrinterCallback, TrainerCallback
 
+    refuse_half_weights(stage, model.parameters())
+    if weight := broken_weight(model):
+        raise UserError(f"{stage}: the model's weight {weight} holds NaN or infinity; use another copy of the model")
     losses: list[float] = []
     use_cache = model.config.use_cache
 
@@ -192,9 +196,10 @@ def _fit(
                 return
             loss, norm = logs["loss"], logs["grad_norm"]
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                rate = f"{stage}.learning_rate = {args.learning_rate:g}"
+                cause = f"with {rate}; lower it, or look for" if state.global_step > 1 else "before any update; look for"
                 raise UserError(
-                    f"{stage}: loss {loss} and gradient norm {norm} at step {state.global_step} with {stage}.learning_rate = "
-                    f"{args.learning_rate:g}; lower it, or look for broken rows in the data"
+                    f"{stage}: loss {loss} and gradient norm {norm} at step {state.global_step} {cause} broken rows in the data"
                 )
             losses.append(loss)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

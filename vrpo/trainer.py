@@ -26,7 +26,15 @@ from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
-from vrpo.diagnostics import HealthWarning, MonteCarloCheck, health_metrics, health_warnings, latent_metrics, monte_carlo_check
+from vrpo.diagnostics import (
+    HealthWarning,
+    MonteCarloCheck,
+    finite_metrics,
+    health_metrics,
+    health_warnings,
+    latent_metrics,
+    monte_carlo_check,
+)
 from vrpo.files import sole_writer
 from vrpo.forward import policy_forward
 from vrpo.generation import check_model, decode, encode, generation_settings
@@ -38,6 +46,7 @@ from vrpo.models import load_policy, refuse_non_finite, save_model
 from vrpo.preflight import check_run
 from vrpo.processes import Processes
 from vrpo.prompts import prompt_rows
+from vrpo.recompute import recompute_layers
 from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
 from vrpo.saved import check_saved
 from vrpo.scoring import experience_metrics, new_experience, repeats
@@ -127,7 +136,7 @@ class Trainer:
         backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
         if config.gradient_checkpointing:
             for model in backbones:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                recompute_layers(model)
         self.policy, self.reference = policy, None
         if config.lora is None:
             self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
@@ -159,10 +168,11 @@ class Trainer:
             if self.checkpoint is not None and self.checkpoint.exists():
                 self.resume()
             while self.iteration < self.config.iterations:
-                torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # dropout, if the model has any
+                torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # of whatever draws from it: a user's reward, say
                 row = self.warm_up() if self.iteration < 0 else self.step(self.iteration + 1)
                 self.iteration += 1
                 self._finish_iteration(row)
+        self.updater.require_steps()
         return self.log
 
     def warm_up(self) -> dict[str, float]:
@@ -207,9 +217,8 @@ class Trainer:
         if self.log and "length/mean" in row:
             first = next((r["length/mean"] for r in self.log if "length/mean" in r), row["length/mean"])
             row["length/inflation"] = row["length/mean"] / max(first, 1e-9)
-        self.log.append({key: value for key, value in row.items() if math.isfinite(value)})
-        warnings = health_warnings(self.log)
-        self.log[-1] |= health_metrics(warnings)
+        warnings = health_warnings([*self.log, row])
+        self.log.append(finite_metrics(row) | health_metrics(warnings))
         for warning in warnings:
             if warning.check not in {known.check for known in self.health}:  # each signature speaks once a run
                 self.health.append(warning)

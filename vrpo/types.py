@@ -134,5 +134,6 @@ class Experience(Rollout):
 
     def blank_padding(self) -> Experience:
         """The same batch with zeros in every masked float: not even the gradient of NaN x 0 gets out of padding."""
-        floats = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None and v.is_floating_point() and v.ndim == 2}
-        return replace(self, **{name: torch.where(self.response_mask, value, torch.zeros_like(value)) for name, value in floats.items()})
+        floats = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None and v.is_floating_point()}
+        mask = self.response_mask
+        return replace(self, **{name: torch.where(mask.view(*mask.shape, *[1] * (v.ndim - 2)), v, 0.0) for name, v in floats.items()})

@@ -9,17 +9,23 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrpo.config import Precision, TrainConfig, UserError
 from vrpo.critic import ValueModel
 from vrpo.objective import policy_terms
+from vrpo.precision import broken_gradient, refuse_half_weights
 from vrpo.processes import Processes
 from vrpo.seeding import generator
 from vrpo.states import backbone_states, response_states
 from vrpo.types import Experience
 
 COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
+# Of the whole gradient's norm. What is smaller is rounding of float32 sums: where the true gradient is 0, as that of a key's bias, Adam would
+# make whole steps of it, others for every split into micro-batches.
+GRADIENT_NOISE = 2.0**-24
+SMALLEST_SCALE = 2.0**-16  # of float16 losses: gradients that overflow even then will not fit
 
 
 @dataclass
@@ -61,6 +67,9 @@ class Updater:
         seed: the run's.
         precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
         processes: who shares the work.
+
+    Raises:
+        UserError: weights that are to be trained are of half precision.
     """
 
     def __init__(
@@ -79,7 +88,7 @@ class Updater:
         self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
         self.critic: ValueModel | None = algorithm.critic
         self.shared = self.critic is not None and config.critic.backbone == "shared"
-        self.models = nn.ModuleDict({"policy": policy}).eval()  # dropout acts in `update` only
+        self.models = nn.ModuleDict({"policy": policy}).eval()  # for good: with dropout, ratios would differ from 1 before a step
         learning = [p for p in policy.parameters() if p.requires_grad]
         self.optimizers = {"policy": torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)}
         if self.critic is not None:
@@ -87,6 +96,8 @@ class Updater:
             policys = set(map(id, policy.parameters()))
             own = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in policys]
             self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
+        for name, optimizer in self.optimizers.items():
+            refuse_half_weights(name, optimizer.param_groups[0]["params"])
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
 
     def autocast(self) -> AbstractContextManager:
@@ -108,11 +119,11 @@ class Updater:
     ) -> dict[str, float]:
         """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps.
 
+        In float16 also the number of steps that were skipped; `on_policy_step` is not called for these.
         With the `progress` of an update that was stopped between two passes it goes on from there; `on_epoch` is called after each.
         """
         progress = progress or Progress()
         totals = progress.totals
-        self.models.train()
         for epoch in range(progress.epochs, max(policy_epochs, critic_epochs)):
             order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
             train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
@@ -120,14 +131,26 @@ class Updater:
                 experience = replace(experience, latent_noise=self.latent_noise(experience, iteration, epoch))
             for rows in order.tensor_split(steps):
                 metrics = self.step(experience[rows], iteration, train_policy, train_critic)
-                if train_policy:
+                if train_policy and not metrics.get("policy/skipped_steps"):
                     on_policy_step()
                 for key, value in metrics.items():
                     totals.setdefault(key, []).append(value)
             progress.epochs = epoch + 1
             on_epoch()
-        self.models.eval()
-        return {key: sum(values) / len(values) for key, values in totals.items()}
+        return {key: sum(values) / (1 if key.endswith("/skipped_steps") else len(values)) for key, values in totals.items()}
+
+    def require_steps(self) -> None:
+        """Stop a run that ends as if it had trained.
+
+        Raises:
+            UserError: an optimiser never took a step.
+        """
+        for name, optimizer in self.optimizers.items():
+            if not optimizer.state:
+                raise UserError(
+                    f"the {name} was never trained: each of its steps was skipped, because gradients overflowed {self.precision}; "
+                    "use precision (runtime.dtype) bfloat16 or float32"
+                )
 
     def step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
         """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches and processes it is split into."""
@@ -150,25 +173,29 @@ class Updater:
         parts = self.processes.gather(sums)
         metrics = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
         for name in ["policy"] * train_policy + ["critic"] * train_critic:
-            metrics[f"{name}/grad_norm"] = self._apply(name, iteration, metrics)
+            metrics |= self._apply(name, iteration, batch, metrics)
         self.scaler.update()
         return metrics
 
-    def _apply(self, name: str, iteration: int, metrics: dict[str, float]) -> float:
-        """Clip the gradient of one optimiser's parameters and let it step; returns the norm before clipping."""
-        optimizer = self.optimizers[name]
+    def _apply(self, name: str, iteration: int, batch: Experience, metrics: dict[str, float]) -> dict[str, float]:
+        """Clip the gradient of one optimiser's parameters and let it step; returns the norm before clipping, or that it was skipped."""
+        optimizer, half = self.optimizers[name], self.scaler.is_enabled()
         parameters = optimizer.param_groups[0]["params"]
         self.processes.sum_gradients(parameters)
         self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
-        if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step and lowers its scale
+        gradients = [parameter for parameter in parameters if parameter.grad is not None]
+        readings = {f"{name}/skipped_steps": float(not math.isfinite(norm))} if half else {}
+        if math.isfinite(norm):
+            for parameter in gradients:
+                parameter.grad = F.hardshrink(parameter.grad, GRADIENT_NOISE * min(norm, self.config.max_grad_norm))
+            readings[f"{name}/grad_norm"] = norm
+        elif not half or self.scaler.get_scale() < SMALLEST_SCALE or all(parameter.grad.isfinite().all() for parameter in gradients):
             losses = ", ".join(f"{key} = {value:.4g}" for key, value in metrics.items())
-            rate = "train.learning_rate" if name == "policy" else "train.critic.learning_rate"
-            raise UserError(
-                f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}); lower {rate} (the last checkpoint is kept)"
-            )
-        self.scaler.step(optimizer)
-        return norm
+            cause = broken_gradient(self.models[name], batch, metrics, name=name, half=half, stepped=bool(optimizer.state))
+            raise UserError(f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}): {cause} (the last checkpoint is kept)")
+        self.scaler.step(optimizer)  # which skips it where a gradient is not finite, and lowers the scale
+        return readings
 
     def _loss_terms(
         self, micro: Experience, counts: dict[str, Tensor], train_policy: bool, train_critic: bool

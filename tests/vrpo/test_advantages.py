@@ -84,8 +84,9 @@ def test_advantages_without_critic_equal_their_equations(batch) -> None:
             continue
         mean, others = statistics.fmean(group), [scores[i] for i in range(start, start + size) if scored[i] and i != index]
         std = statistics.stdev(group) if len(group) > 1 else 0.0
+        spread = max(group) - min(group)
         assert dr_grpo[index].item() == pytest.approx(score - mean, abs=1e-9)
-        assert grpo[index].item() == pytest.approx((score - mean) / (std + 1e-6) if std > 1e-6 else 0.0, abs=1e-9)
+        assert grpo[index].item() == pytest.approx((score - mean) / (std + 1e-6 * spread) if spread else 0.0, abs=1e-9)
         assert rloo[index].item() == pytest.approx(score - statistics.fmean(others) if others else 0.0, abs=1e-9)
 
 

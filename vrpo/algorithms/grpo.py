@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vrpo.advantages import group_relative_advantages
@@ -29,8 +30,11 @@ class GRPO:
         return group_relative_advantages(scores, self.group_size, scored)
 
     def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
-        """Advantages [B, T]; there are no value targets. Token-level penalties count into the response's score."""
-        scores = (rewards * experience.response_mask).sum(1)
+        """Advantages [B, T]; there are no value targets. Token-level penalties count into the response's score.
+
+        Several rewards of a response are added in float64: in float32, .1 + .2 + .3 and .3 + .2 + .1 would differ, and teach.
+        """
+        scores = torch.where(experience.response_mask, rewards, 0.0).double().sum(1).to(rewards.dtype)
         return self.advantages(scores, experience.scored)[:, None] * experience.response_mask, None
 
     def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vrpo.algorithms.reinforce_pp import ReinforcePP
-from vrpo.masking import masked_mean
+from vrpo.masking import masked_centred
 from vrpo.types import Experience
 
 
@@ -17,5 +16,4 @@ class Reinforce(ReinforcePP):
 
     def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
         returns, _ = super().estimate(experience, rewards)
-        mask = experience.response_mask
-        return torch.where(mask, returns - masked_mean(returns, mask), torch.zeros_like(returns)), None
+        return masked_centred(returns, experience.response_mask), None
