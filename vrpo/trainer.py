@@ -99,7 +99,7 @@ class Trainer:
         on_log: Callable[[dict[str, float]], None] = lambda row: None,
         on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
     ) -> None:
-        algorithm = find_algorithm(method)
+        algorithm = find_algorithm(method, config)
         if isinstance(policy, str | Path):
             policy, own_tokenizer = load_policy(policy, RuntimeConfig())
             tokenizer = tokenizer or own_tokenizer
