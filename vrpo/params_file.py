@@ -16,7 +16,8 @@ CURES = {  # what pydantic's message leaves open, by type of error
     "int_type": "; write a whole number without quotes or fraction",
     "float_type": "; write a number without quotes",
     "bool_type": "; write true or false",
-    "model_type": "; write keys and values below it, or {} for none",
+    "list_type": "; write [one, another]",
+    "model_type": "; write keys and values below it, or {}",
 }
 
 

@@ -112,10 +112,11 @@ class Trainer:
         on_log: Callable[[dict[str, float]], None] = lambda row: None,
         on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
     ) -> None:
-        algorithm = find_algorithm(method)
+        algorithm = find_algorithm(method, config)
         if isinstance(policy, str | Path):
             policy, own_tokenizer = load_policy(policy, RuntimeConfig())
             tokenizer = tokenizer or own_tokenizer
+        refuse_non_finite(policy, "the policy")
         check_model(policy, config.gradient_checkpointing)
         self.config, self.tokenizer, self.seed = config, tokenizer, seed
         self.generation = generation or GenerationConfig()
@@ -124,7 +125,6 @@ class Trainer:
         self.accuracy = accuracy or clean_reward or reward
         check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
-        refuse_non_finite(policy, "the policy")
         rows = {"training": self.problems, "validation": self.validation}
         tokens = encode(tokenizer, [row["prompt"] for part in rows.values() for row in part])
         self.fingerprint = fingerprint(config, self.generation, rows, tokens, policy, precision=precision, method=method, seed=seed)

@@ -151,6 +151,9 @@ def test_a_run_says_so_where_what_is_saved_is_not_what_was_trained(tokenizer, pr
     assert (tmp_path / "policy" / "model.safetensors").is_file()
 
 
-def test_bfloat16_models_are_saved_as_trained(tokenizer, problems, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("tiny.tiny_policy", lambda tokenizer: tiny_policy(tokenizer).to(torch.bfloat16))
-    trainer(tokenizer, problems, "vrpo", changes={"critic": {"surprisal_inputs": True}}).save_pretrained(tmp_path)
+def test_bfloat16_value_models_are_saved_as_they_are(tokenizer, tmp_path) -> None:
+    policy = tiny_policy(tokenizer).to(torch.bfloat16)
+    model = ValueModel.from_policy(policy, shared=False, depth=1, latent_size=4, seed=0, surprisal_inputs=True).eval()
+    model.save_pretrained(tmp_path)
+    loaded = ValueModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert model.score(tokenizer, ["1+2.:3"]) == loaded.score(tokenizer, ["1+2.:3"])

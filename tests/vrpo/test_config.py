@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vrpo.config import Params, UserError, load_params, overlay, resolve_params
+from vrpo.config import Params, TrainConfig, UserError, load_params, overlay, resolve_params
+from vrpo.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +114,7 @@ def complaint(changes: dict) -> str:
         ({"domains": {"science": {"labels": {}}}}, "domains.science.labels: unknown key.*did you mean 'label'"),
         ({"domains": {"sciense": {}}}, "domains.sciense: unknown domain; use one of math, science, dialogue"),
         ({"profiles": {"mini": {"domain": "science"}}}, "profiles.mini.domain: is read at the top alone"),
-        ({"profiles": {"mini": {"train": None}}}, "profiles.mini.train = None: .*{} for none"),
+        ({"profiles": {"mini": {"train": None}}}, "profiles.mini.train = None: .*below it, or {}"),
         ({"profiles": {"mini": 3}}, "profiles.mini = 3: write sections"),
         ({"profiles": ["mini"]}, r"profiles = \['mini'\]: write names"),
         ({"profiles": {"mini": {"train": {"rollouts": 191}}}}, "profiles.mini: train: rollouts=191 is no multiple of"),
@@ -144,7 +145,7 @@ def test_a_profile_may_go_with_one_domain_alone() -> None:
         ("train.max_grad_norm", math.inf, "= inf: .*finite"),
         ("train.learning_rate", math.nan, "= nan: .*"),
         ("label.heavy_tail_scale", math.inf, "= inf: .*finite"),
-        ("train", None, "= None: .*{} for none"),
+        ("train", None, "= None: .*below it, or {}"),
         ("train.critic", [], r"= \[\]: .*keys and values"),
         ("seeds", [0, 1, 0], r"= \[0, 1, 0\]: 0 stands twice"),
         ("methods", ["vrpo", "ppo", "vrpo"], "vrpo stands twice"),
@@ -155,6 +156,9 @@ def test_a_profile_may_go_with_one_domain_alone() -> None:
         ("runtime.device", "gpu", "= 'gpu': use cpu, cuda or cuda:N"),
         ("runtime.device", "mps", "= 'mps': use cpu, cuda or cuda:N"),
         ("runtime.device", "cuda:", "use cpu, cuda or cuda:N"),
+        ("seeds", 0, r"= 0: .*write \[one, another\]"),
+        ("prepare.dataset", "", "= '': .*at least 1 character"),
+        ("base.source", "", "= '': .*at least 1 character"),
         ("runtime.dtype", "fp16", "= 'fp16': .*'float16'"),
     ],
 )
@@ -233,3 +237,10 @@ def test_anchors_and_merged_keys_are_no_repetition_and_small_numbers_are_read_as
     (tmp_path / "params.yaml").write_text(text)
     sft = load_params(tmp_path / "params.yaml").sft
     assert (sft.steps, sft.learning_rate) == (4, 1e-5)
+
+
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "rloo"])
+def test_groups_of_one_response_are_refused_before_any_sampling(method: str) -> None:
+    """In Python too, where nobody checks the methods of a file."""
+    with pytest.raises(UserError, match="train.group_size = 1: .*use 2 or more"):
+        Trainer(TrainConfig(group_size=1), None, None, None, None, method=method)
