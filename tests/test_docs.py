@@ -185,7 +185,7 @@ def test_the_page_of_parameters_reads_comments_wherever_they_stand() -> None:
     assert said["beta"] == "of the implicit reward"  # beside the field
     assert said["kind"].startswith('"model": a classifier of whole responses')  # above it
     assert said["accuracy"].startswith("pairwise, on clean preferences")  # within it
-    assert said["pairs"] == ""
+    assert said["pairs"] == "of responses that a learned reward is trained on" and all(said.values())
 
 
 def glossary() -> set[str]:
