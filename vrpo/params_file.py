@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vrpo.errors import UserError
 
+TOP = ("domain", "profile", "methods", "seeds")  # what DVC reads from the top of the file, to know its stages
 CURES = {  # what pydantic's message leaves open, by type of error
     "int_type": "; write a whole number without quotes or fraction",
     "float_type": "; write a number without quotes",
@@ -22,7 +23,8 @@ CURES = {  # what pydantic's message leaves open, by type of error
 
 
 class Loader(yaml.SafeLoader):
-    """YAML where a key stands once (the last one would win in silence) and 1e-05 is a number, as DVC writes and reads it."""
+    """YAML where a key stands once (the last one would win in silence) and numbers are those of YAML 1.2, which DVC writes and reads: 1e-05 is
+    one, while 1:30 (90 in YAML 1.1), 010 (8) and 0x10 are none."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node, marks = super().compose_mapping_node(anchor), {}
@@ -33,6 +35,14 @@ class Loader(yaml.SafeLoader):
         return node
 
 
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag not in NUMBERS] for first, found in Loader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"), list("-+.0123456789")
+)
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
@@ -52,6 +62,8 @@ def read_yaml(path: Path) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         place = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}: cannot be read: not valid YAML{place}: {' '.join(str(problem).split())}") from None
+    except (ValueError, RecursionError) as error:  # an impossible date, a number of thousands of digits, lists within lists
+        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def _misplaced(model: type[BaseModel], layers: dict[str, Any]) -> list[str]:
             elif not isinstance(name, str) or not isinstance(changes, dict):
                 wrong.append(f"{kind}.{name} = {changes!r}: write sections of keys and values below a name that is text, or {{}} for none")
             else:
-                wrong += [f"{kind}.{name}.{key}: is read at the top alone; set it there" for key in ("domain", "profile") if key in changes]
+                wrong += [f"{kind}.{name}.{key}: is read at the top alone; set it there" for key in TOP if key in changes]
     return wrong
 
 

@@ -38,7 +38,8 @@ def test_an_ascii_terminal_costs_no_traceback_after_the_data_are_written(tmp_pat
     rows = [{"question": f"1+{number}", "answer": str(1 + number)} for number in range(9)]
     (tmp_path / "donn\u00e9es.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "params.yaml").write_text(
-        "prepare: {dataset: donn\u00e9es.jsonl, train_size: 4, validation_size: 2, test_size: 2}\nsft: {demonstrations: 4}\n", encoding="utf-8"
+        "prepare: {dataset: donn\u00e9es.jsonl, train_size: 4, validation_size: 2, test_size: 2}\nsft: {demonstrations: 4}\n",
+        encoding="utf-8",
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "MLFLOW_TRACKING_URI": "off"}
     done = subprocess.run(

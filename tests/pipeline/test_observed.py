@@ -93,7 +93,9 @@ def test_the_proxy_gap_counts_flips_and_tails(labels, monkeypatch, kind: str) ->
 def test_no_gap_is_measured_where_test_problems_have_no_noisy_labels(labels) -> None:
     """Labels of the data set come with training rows alone: on test problems a gap of 0 would be that of clean answers."""
     task = ChainTask(3)
-    seen, clean = evaluate._rewards(Params(label={"source": "dataset"}, prepare={"dataset": "own.jsonl"}), task, right_and_wrong(task), 0, None)
+    seen, clean = evaluate._rewards(
+        Params(label={"source": "dataset"}, prepare={"dataset": "own.jsonl"}), task, right_and_wrong(task), 0, None
+    )
     assert set(seen) == {None} and clean == [1.0, 0.0] * COUNT
 
 

@@ -114,6 +114,7 @@ def complaint(changes: dict) -> str:
         ({"domains": {"science": {"labels": {}}}}, "domains.science.labels: unknown key.*did you mean 'label'"),
         ({"domains": {"sciense": {}}}, "domains.sciense: unknown domain; use one of math, science, dialogue"),
         ({"profiles": {"mini": {"domain": "science"}}}, "profiles.mini.domain: is read at the top alone"),
+        ({"profiles": {"mini": {"methods": ["ppo"]}}}, "profiles.mini.methods: is read at the top alone"),
         ({"profiles": {"mini": {"train": None}}}, "profiles.mini.train = None: .*below it, or {}"),
         ({"profiles": {"mini": 3}}, "profiles.mini = 3: write sections"),
         ({"profiles": ["mini"]}, r"profiles = \['mini'\]: write names"),
@@ -176,6 +177,8 @@ def test_values_of_another_type_or_without_end_are_refused(key: str, value: obje
         ({"train": {"group_size": 1}, "methods": ["rloo", "dr_grpo"]}, "take rloo and dr_grpo out of methods"),
         ({"base": {"heads": 5}}, "base: hidden_size = 96 is no multiple of twice heads = 5; use 100"),
         ({"base": {"heads": 32}}, "hidden_size = 96 is no multiple of twice heads = 32; use 128"),
+        ({"prepare": {"label_noise": 0.2}}, "prepare.label_noise = 0.2: problems of prepare.dataset = procedural have no labels"),
+        ({"methods": ["oracle"], "domain": "science"}, "methods: oracle needs a task whose values are known"),
         ({"label": {"source": "dataset"}}, "label.source = 'dataset': problems of prepare.dataset = procedural have no labels"),
         (
             {"label": {"false_positive_rate": 0.6, "false_negative_rate": 0.4}, "reward": {"correction": "backward"}},
@@ -213,6 +216,11 @@ def test_odd_but_possible_values_pass(changes: dict) -> None:
         ("profiles: {mini: {sft: {steps: 1, steps: 1}}}", "line 1: steps is set twice"),
         ("sft:\n\tsteps: 1\n", "not valid YAML, line 2"),
         ("a: 1\0", "not valid YAML"),
+        ("base: {source: 2024-13-45}", "month must be in 1..12"),
+        (f"base: {{seed: {'9' * 5000}}}", "5000 digits"),
+        ("a: " + "[" * 3000, "recursion"),
+        ("train: {iterations: 010}", "train.iterations = '010'"),
+        ("train: {iterations: 1:30}", "train.iterations = '1:30'"),
     ],
 )
 def test_repeated_keys_and_files_without_sections_are_refused(tmp_path, text: str, message: str) -> None:
