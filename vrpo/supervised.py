@@ -191,7 +191,9 @@ def _fit(
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 rate = f"{stage}.learning_rate = {args.learning_rate:g}"
                 cause = f"with {rate}; lower it, or look for" if state.global_step > 1 else "before any update; look for"
-                raise UserError(f"{stage}: loss {loss} and gradient norm {norm} at step {state.global_step} {cause} broken rows in the data")
+                raise UserError(
+                    f"{stage}: loss {loss} and gradient norm {norm} at step {state.global_step} {cause} broken rows in the data"
+                )
             losses.append(loss)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
