@@ -12,7 +12,7 @@ from vrpo.config import UserError
 from vrpo.types import Experience
 
 HALF = (torch.float16, torch.bfloat16)
-LARGEST_TARGET = 1e15  # squares of value targets beyond it, summed up, leave float32
+LARGEST = 1e15  # squares of advantages and value targets beyond it, summed up, leave float32
 
 
 def refuse_half_weights(name: str, parameters: Iterable[nn.Parameter]) -> None:
@@ -62,9 +62,9 @@ def broken_gradient(model: nn.Module, batch: Experience, losses: dict[str, float
         return f"the weight {weight} holds NaN or infinity; {rate if stepped else 'use another copy of the model'}"
     if spoilt:
         return f"the {' and '.join(spoilt)} of the responses hold NaN or infinity; look at the reward, and at what computes them"
-    largest = 0.0 if batch.returns is None else float(batch.returns.abs().max())
-    if name == "critic" and largest > LARGEST_TARGET:
-        return f"the value targets reach {largest:.3g}, whose squares overflow; scale the reward down"
+    scale = "advantages" if name == "policy" else "returns"
+    if (largest := float(values[scale].abs().max())) > LARGEST:
+        return f"the {scale} reach {largest:.3g}, whose squares overflow; scale the reward down"
     if half:
         return "its numbers are too large for float16; use precision (runtime.dtype) bfloat16 or float32"
     if not stepped:

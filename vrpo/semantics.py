@@ -37,9 +37,10 @@ def _statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     Probabilities below e^-10000, those of suppressed tokens (logit -inf) too, count as that: 0 * -inf would be NaN.
     """
-    logprobs = torch.log_softmax(logits.float(), dim=-1).clamp_(min=-1e4)
-    probabilities = logprobs.exp()
-    entropy = -torch.linalg.vecdot(probabilities, logprobs)
+    with torch.autocast(logits.device.type, enabled=False):  # vecdot would be taken in half precision
+        logprobs = torch.log_softmax(logits.float(), dim=-1).clamp_(min=-1e4)
+        probabilities = logprobs.exp()
+        entropy = -torch.linalg.vecdot(probabilities, logprobs)
     return entropy, -logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), logprobs, probabilities
 
 

@@ -22,9 +22,9 @@ from vrpo.states import backbone_states, response_states
 from vrpo.types import Experience
 
 COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
-# Of the whole gradient's norm. What is smaller is rounding of float32 sums: where the true gradient is 0, as that of a key's bias, Adam would
-# make whole steps of it, others for every split into micro-batches.
-GRADIENT_NOISE = 2.0**-24
+# Of the whole gradient's norm. What is smaller in a bias may be rounding of float32 sums, where the true gradient is 0: a key's bias changes
+# no attention. Adam would make whole steps of it, others for every split into micro-batches.
+BIAS_NOISE = 2.0**-24
 SMALLEST_SCALE = 2.0**-16  # of float16 losses: gradients that overflow even then will not fit
 
 
@@ -187,8 +187,8 @@ class Updater:
         gradients = [parameter for parameter in parameters if parameter.grad is not None]
         readings = {f"{name}/skipped_steps": float(not math.isfinite(norm))} if half else {}
         if math.isfinite(norm):
-            for parameter in gradients:
-                parameter.grad = F.hardshrink(parameter.grad, GRADIENT_NOISE * min(norm, self.config.max_grad_norm))
+            for bias in (parameter for parameter in gradients if parameter.ndim == 1):
+                bias.grad = F.hardshrink(bias.grad, BIAS_NOISE * min(norm, self.config.max_grad_norm))
             readings[f"{name}/grad_norm"] = norm
         elif not half or self.scaler.get_scale() < SMALLEST_SCALE or all(parameter.grad.isfinite().all() for parameter in gradients):
             losses = ", ".join(f"{key} = {value:.4g}" for key, value in metrics.items())

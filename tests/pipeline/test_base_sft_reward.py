@@ -152,6 +152,30 @@ def test_sft_trains_on_demonstrations_only_of_train(project, monkeypatch):
     assert not same_weights(load_causal_lm("data/models/sft"), load_causal_lm("data/models/base"))
 
 
+def test_half_precision_does_not_round_the_weights_that_stages_train(project, tmp_path):
+    """runtime.dtype says how to compute: a source and a cold start in bfloat16 are those of float32, bit for bit."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = new_tokenizer()
+    model = new_llama(tokenizer, hidden_size=32, layers=1, heads=2, seed=5)
+    save_model(model, tokenizer, tmp_path / "mine")
+    trained = {}
+    for dtype in ("float32", "bfloat16"):
+        changed = params(base={"source": str(tmp_path / "mine")}, runtime={"dtype": dtype})
+        base.run(changed, Recorder())
+        assert same_weights(model, AutoModelForCausalLM.from_pretrained("data/models/base", dtype="auto"))
+        sft.run(changed, Recorder())
+        trained[dtype] = AutoModelForCausalLM.from_pretrained("data/models/sft", dtype="auto")
+        assert trained[dtype].dtype == torch.float32
+    assert same_weights(*trained.values())
+
+
+def test_learned_rewards_far_from_zero_are_probabilities(monkeypatch):
+    monkeypatch.setattr(reward, "load_scorer", lambda params: lambda prompts, responses: [-1e4, -800.0, 0.0, 1e4])
+    scores = reward.learned_reward(params(), ChainTask(2))([""] * 4, [""] * 4, answer=["1"] * 4)
+    assert scores == [pytest.approx(0.0, abs=1e-300), pytest.approx(0.0, abs=1e-300), 0.5, 1.0]
+
+
 def test_sft_wants_no_more_demonstrations_than_there_are(project):
     base.run(params(base={"steps": 2}), Recorder())
     with pytest.raises(UserError, match=r"sft\.demonstrations = 81: only 80 training problems"):

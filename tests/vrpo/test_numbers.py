@@ -329,6 +329,17 @@ def test_a_float16_run_that_never_steps_ends_as_an_error_and_skipped_steps_are_c
     assert fine.policy_updates == 6 and not fine.health and all(row.get("policy/skipped_steps", 0.0) == 0.0 for row in fine.log)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_vrpo_runs_whole_in_half_precision_and_its_statistics_are_float32(tokenizer, problems, precision: str) -> None:
+    run = trainer(tokenizer, problems, "vrpo", precision=precision, changes={"kl_coefficient": 0.1, "kl_in": "reward"})
+    assert len(run.run()) == 4 and run.policy_updates == 6
+    hidden, weight, targets = torch.randn(5, 8), torch.randn(11, 8), torch.arange(5)
+    with run.updater.autocast():
+        entropy, _ = head_statistics(hidden, weight, targets)
+        logits = hidden @ weight.T
+    assert torch.allclose(entropy, torch.distributions.Categorical(logits=logits.float()).entropy(), atol=1e-6)
+
+
 def spoilt_step(run, experience, **changes):
     return run.updater.step(replace(experience, **changes), 1, True, run.critic is not None)
 
@@ -339,8 +350,10 @@ def test_an_error_blames_the_learning_rate_only_where_nothing_else_explains_it(t
     with pytest.raises(UserError, match="advantages of the responses hold NaN or infinity; look at the reward") as error:
         spoilt_step(run, experience, advantages=experience.advantages * math.nan)
     assert "learning_rate" not in str(error.value)
-    with pytest.raises(UserError, match=r"critic's gradient is .*value targets reach 1e\+25.*scale the reward down"):
+    with pytest.raises(UserError, match=r"critic's gradient is .*returns reach 1e\+25.*scale the reward down"):
         spoilt_step(run, experience, returns=experience.returns * 0 + 1e25)
+    with pytest.raises(UserError, match=r"policy's gradient is inf .*advantages reach .*e\+30.*scale the reward down"):
+        spoilt_step(run, experience, advantages=experience.advantages * 1e30)
     fresh = trainer(tokenizer, problems, "grpo")
     too_large_for_all(fresh.policy)
     with pytest.raises(UserError, match="no step has been taken yet, the model itself overflows"):
