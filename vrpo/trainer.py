@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vrpo.algorithms.choice import find_algorithm
 from vrpo.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
-from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
+from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig, UserError, shown
 from vrpo.conversation import Environment, converse, replies
 from vrpo.critic import ValueModel
 from vrpo.diagnostics import (
@@ -116,6 +116,8 @@ class Trainer:
         if isinstance(policy, str | Path):
             policy, own_tokenizer = load_policy(policy, RuntimeConfig())
             tokenizer = tokenizer or own_tokenizer
+        elif not isinstance(policy, nn.Module):
+            raise UserError(f"policy: {shown(policy)} is no model; give a causal language model, a model's folder or a hub id")
         refuse_non_finite(policy, "the policy")
         check_model(policy, config.gradient_checkpointing)
         self.config, self.tokenizer, self.seed = config, tokenizer, seed

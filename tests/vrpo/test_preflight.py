@@ -144,3 +144,9 @@ def test_what_a_run_lacks_is_named(policy, tokenizer, problems) -> None:
             new_trainer(policy, tokenizer, ["1+1.:"], environment=lambda row, turns: None)
         finally:
             tokenizer.chat_template = template
+
+
+@pytest.mark.parametrize("policy", [None, 3, {"model": "llama"}])
+def test_what_is_no_model_is_refused(tokenizer, problems, policy) -> None:
+    with pytest.raises(UserError, match=r"policy: .* is no model; give a causal language model"):
+        new_trainer(policy, tokenizer, problems)
