@@ -12,23 +12,39 @@ _SYMBOLS = {
     **dict.fromkeys("°º˚", r"^\circ "),
     **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ", "’": "'"},
     **{"≤": r"\le ", "≥": r"\ge ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
-    **{"√": r"\sqrt", "⟨": "(", "⟩": ")"},
+    **{"√": r"\sqrt", "⟨": "(", "⟩": ")", "⩽": r"\le ", "⩾": r"\ge ", "ℝ": r"\mathbb{R}", "¢": r"\text{ cents}", "“": '"', "”": '"'},
 }
-_POWERS = {"thousand": 3, "million": 6, "billion": 9}
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _FONT = r"\\(?:text|math)(?:bf|it|rm|sf|tt|normal|up)?|\\(?:boldsymbol|bm|mbox|hbox|emph|operatorname|ce|underline)"
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 FONT_GROUP = re.compile(rf"(?:{_FONT})(?![a-zA-Z])\s*{_BRACED}")
 _WHOLE_FONT = re.compile(rf"(?:{_FONT})(?![a-zA-Z])\s*\{{(.*)\}}|\\(?:rm|bf|it|sf|tt)(?![a-zA-Z])\s*(.*)", re.DOTALL)
 _SPELLINGS = [(re.compile(pattern), new) for pattern, new in (
     (r"(?i)^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer\b(?:\s+is)?\s*:?\s*\}?\s*(?=\S)", ""),
-    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+    (r"\\(?:text)?color\s*\{[^{}]*\}|\\(?:tiny|small|[lL]arge|LARGE|[hH]uge|ensuremath)(?![a-zA-Z])|\\[hv]space\*?\s*\{[^{}]*\}", ""),
+    (r"(?<![\\a-zA-Z])\{\s*\}|\\\\$", ""),
+    (r"\\(?:[dtc]|nice|s)frac(?![a-zA-Z])", r"\\frac"),
+    (r"\\frac\s*(\\(?:pi|theta|alpha|beta|lambda|phi))(?![a-zA-Z])", r"\\frac{\1}"),
+    (r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    (r"(?<![\\A-Za-z])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp)(?=\s*[(\d]|\s+[A-Za-z](?![A-Za-z])|\s*\\(?!text))", r"\\\1 "),
+    (r"\\(?:mathrm|text)\s*\{\s*i\s*\}|\\imath(?![a-zA-Z])", "i"),
+    (r"(?<=[\d}])\s+(?=i(?![a-zA-Z]))", ""),
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![a-zA-Z])", ""),
     (r"(?<!\\)\\!\s*|(?<!\\)\\\$|[€£¥]", ""),
     (r"\{\s*,\s*\}", ","),
     (r"(?<!\\)\\[,;: ]|~|\\(?:quad|qquad|thinspace)(?![a-zA-Z])", " "),
     (r"\\%", "%"),
     (r"\s*(?:\\text\{\s*percent(?:age)?\s*\}|(?<=[\d\s])percent(?:age)?\b)", "%"),
-    (r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z]))", r"^\\circ "),
+    (r"\s*(?:\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|(?<=\d)\^o(?![a-zA-Z])"
+     r"|(?<=\d)\^(?:\{o\}|\\text\{o\}|\{\\text\{o\}\})|(?<=[\d\s])\\deg(?![a-zA-Z]))", r"^\\circ "),
+    (r"\\(?:text|mathrm)\s*\{\s*\^\\circ\s*([CF])\s*\}", r"^\\circ \1"),
+    (r"(?:\\(?:text|mathrm)\s*\{\s*([MLR])\s*\}|\b([MLR]))\s*_\s*(?:\{\s*\\odot\s*\}|\\odot(?![a-zA-Z]))", r"\\text{ \1\2sun}"),
+    (r"\\AA(?![a-zA-Z])|\\mathring\s*\{(?:\\(?:text|mathrm)\s*\{A\}|A)\}", r"\\text{ Å}"),
+    (r"\\cent(?![a-zA-Z])", r"\\text{ cents}"),
+    (r"(?<=\d)\s*\^?\s*(\{\s*)?(\\(?:text|mathrm)\s*\{\s*)?(?:st|nd|rd|th)(?![a-zA-Z])(?(2)\s*\})(?(1)\s*\})", ""),
+    (r"(?i)(?<=:\d\d)\s*(\\text\s*\{\s*)?([ap])\.?m\b\.?(?(1)\s*\})", lambda found: f" {found[2].lower()}m"),
+    (r"^\]([^\[\]]*,[^\[\]]*[\[\]])$", r"(\1"),
+    (r"^([\[(][^\[\]]*,[^\[\]]*)\[$", r"\1)"),
     (r"\\(?:leqslant|leq)(?![a-zA-Z])|<=", r"\\le "),
     (r"\\(?:geqslant|geq)(?![a-zA-Z])|>=", r"\\ge "),
     (r"\\lt(?![a-zA-Z])", "<"),
@@ -39,7 +55,9 @@ _SPELLINGS = [(re.compile(pattern), new) for pattern, new in (
     (r"(^|[,(\[]\s*)\+\s*(?=\\infty)", r"\1"),
     (r"\\[lr]angle(?![a-zA-Z])", lambda found: "(" if found[0][1] == "l" else ")"),
     (r"\*\*", "^"),
-    (r"(?<=\d)\s*(?:\\text\s*\{\s*)?(thousand|million|billion)\b\s*\}?", lambda found: rf" \times 10^{{{_POWERS[found[1]]}}}"),
+    (r"(?<=\d)\s*(\\text\s*\{\s*)?((?:thou|mill|bill|trill)(?:sand|ion))\b\s*((?(1)\}|(?!)))?",
+     lambda found: rf" \times 10^{{{_POWERS[found[2]]}}}" + (r"\text{ " if found[1] and not found[3] else "")),
+    (r"(?<=\d)\s*\\(?:text|mathrm)\s*\{\s*[eE]\s*\}\s*\{?([+-]?\d+)\}?", r"e\1"),
     (r"(?<![\w\\.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?!\w|\.\d)", r"\1 \\times 10^{\2}"),
 )]  # fmt: skip
 
@@ -49,8 +67,8 @@ def trim(answer: str) -> str:
     text = re.sub(r"(?<!\\)[,;]+$", "", answer.strip())
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
-    if len(text) > 1 and text[0] == text[-1] == "$" and text[-2] != "\\":
-        text = text[1:-1].strip()
+    if found := re.fullmatch(r"(\$\$?|`)(.*[^\\$])\1|\\[(\[](.*)\\[)\]]", text, re.DOTALL):
+        text = (found[2] or found[3] or "").strip()
     return text[2:-2].strip() if len(text) > 4 and text[:2] == text[-2:] == "**" else text
 
 
@@ -78,12 +96,12 @@ def spell(answer: str) -> str:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split())
     whole = _WHOLE_FONT.fullmatch(text)
-    if whole and (whole[1] is None or _balanced(whole[1])):
+    if whole and (whole[1] is None or balanced(whole[1])):
         return spell(whole[1] if whole[1] is not None else whole[2])
     return text
 
 
-def _balanced(text: str) -> bool:
+def balanced(text: str) -> bool:
     """Whether no brace closes what opened before the text."""
     depth = 0
     for brace in re.finditer(r"\\.|[{}]", text, re.DOTALL):
@@ -100,6 +118,7 @@ _DIGITS = rf"(?:{THOUSANDS}|[1-9]\d{{0,2}}(?: \d{{3}})+|\d+)?(?:\.\d*)?"
 _POWER = r"10\s*\^\s*(?:[{(]\s*([+-]?\s*\d+)\s*[)}]|([+-]?\d+))"
 _SCIENTIFIC = re.compile(rf"({_DIGITS})(?:\s*(?:\\times|\\cdot|\*|x)\s*{_POWER})?|{_POWER}")
 _FRACTION = re.compile(rf"({_DIGITS})\s*/\s*({_DIGITS})|\\frac\s*(?:\{{\s*([+-]?{_DIGITS})\s*\}}|(\d))\s*(?:\{{\s*({_DIGITS})\s*\}}|(\d+))")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _MIXED = re.compile(r"(\d+)(?:\s*(\\frac.*)|\s(\d+\s*/\s*\d+))")
 _LARGEST_EXPONENT = 400
 _PLACES, _DECIMALS, _ROUNDED = Fraction(1, 2_000_000), Fraction(1, 200_000), Fraction(1, 20_000)
@@ -138,6 +157,10 @@ def _unsigned(text: str) -> Number | None:
         parts = [group for group in found.groups() if group and re.search(r"\d", group)]
         if len(parts) == 2 and (divisor := _decimal(parts[1])):
             return Number(_decimal(parts[0]) / divisor, True)
+    if found := _REPEATING.fullmatch(text):
+        before, period = found[1] + found[2], found[3] or found[4]
+        nines = 10 ** len(period) - 1
+        return Number((int(before or 0) + Fraction(int(period), nines)) / 10 ** len(found[2]), True)
     if (found := _MIXED.fullmatch(text)) and (part := _unsigned(found[2] or found[3])) and 0 < part.value < 1:
         return Number(int(found[1]) + part.value, True)
     return None
@@ -171,6 +194,7 @@ _NAMES = re.compile(
 )
 _SHORT_WORDS = re.compile("a|an|as|at|by|do|he|if|in|is|it|me|my|no|of|on|or|so|to|up|us|we")
 _WORD = re.compile(r"[^\W\d_]+(?:['.-][^\W\d_]+)*|(?:[A-Z][a-z]?\d*){2,}")  # the second: a chemical formula
+_FIGURE = re.compile(r"\\(?:angle|triangle)(?![a-zA-Z])")
 MOST_WORDS = 3  # of an answer that is not marked as text; more is prose, which nothing here can judge
 
 
@@ -184,12 +208,19 @@ def unwrapped(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words that an answer consists of; none where it is a formula: a name of a function, a single letter, a product of variables."""
-    found = unwrapped(text).strip("() ").split() or [""]
+    found = _FIGURE.sub(" ", unwrapped(text)).strip("() ").split() or [""]
     if not all(_WORD.fullmatch(word) for word in found) or any(_NAMES.fullmatch(word.lower()) for word in found):
         return []
     if max(map(len, found)) < 2 or (len(found) == 1 and _is_product(found[0])):
         return []
     return found
+
+
+def labelled(text: str) -> list[str]:
+    """The words and numbers that an answer such as `June 6` or `5:30 pm` consists of; none where it has no words, or is more than that."""
+    found = unwrapped(text).split()
+    said = [token for token in found if not re.fullmatch(r"[\d:/.,-]*\d", token)]
+    return found if said != found and words(" ".join(said)) else []
 
 
 def _is_product(letters: str) -> bool:
@@ -220,18 +251,20 @@ def _usual_capitals(word: str) -> bool:
 _UNITS = {
     name: unit
     for unit, names in {
-        "m": "m meter metre", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre",
+        "mi h": "mph", "m": "m meter metre", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre",
         "in": "in inch inche", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile", "g": "g gm gram", "kg": "kg kilogram", "mg": "mg milligram",
         "lb": "lb pound", "oz": "oz ounce", "s": "s sec second", "min": "min minute", "h": "h hr hour", "d": "day", "wk": "week",
         "mo": "month", "yr": "yr year", "L": "L l liter litre", "mL": "mL ml milliliter", "N": "N newton", "J": "J joule", "kJ": "kJ",
         "W": "W watt", "V": "V volt", "A": "A ampere amp", "K": "K kelvin", "C": "C celsius coulomb", "F": "F fahrenheit", "Hz": "Hz hertz",
-        "Pa": "Pa pascal", "mol": "mol mole", "eV": "eV", "mph": "mph", "$": "dollar USD", "c": "cent", "deg": "deg degree", "rad": "rad radian",
+        "Pa": "Pa pascal", "mol": "mol mole", "eV": "eV", "$": "dollar USD", "c": "cent", "deg": "deg degree", "rad": "rad radian",
         "um": "um micrometer micron", "nm": "nm nanometer", "ohm": "ohm", "kW": "kW", "MW": "MW", "kN": "kN", "kPa": "kPa", "atm": "atm",
         "kHz": "kHz", "MHz": "MHz", "GHz": "GHz", "mA": "mA", "mV": "mV", "kV": "kV", "MeV": "MeV", "keV": "keV", "T": "T tesla",
         "": "unit sq square cubic cu per",
     }.items()
     for name in names.split()
 }  # fmt: skip
+# no two products of these are one unit
+_BASIC = {"m", "cm", "mm", "km", "in", "ft", "yd", "mi", "g", "kg", "mg", "lb", "oz", "s", "min", "h", "d", "wk", "mo", "yr"}
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _SET_UNIT = re.compile(
     rf"(.*?[^\s\\])((?:\s*(?:(?:/|\*|\\cdot|\\times)\s*)?(?:{_FONT})(?![a-zA-Z])\s*{_BRACED}(?:\s*\^\s*\{{?-?\d\}}?)?)+)", re.DOTALL
@@ -279,6 +312,9 @@ def _known(word: str) -> str | None:
 
 
 def units_differ(one: str, other: str) -> bool:
-    """Whether two units are known and of one word each, powers aside, and not the same: kilometres and metres."""
-    found = [{_known(token) for token in re.findall(r"[A-Za-z]+", unit)} - {""} for unit in (one, other)]
-    return all(len(units) == 1 and None not in units for units in found) and found[0] != found[1]
+    """Whether two units are known, powers aside, and not the same: kilometres and metres, m/s and km/h (`N/C` is `V/m`: not told)."""
+    tokens = [re.findall(r"[A-Za-z]+", unit.replace("mph", "mi/h")) for unit in (one, other)]
+    ones, others = ({_known(token) for token in unit} - {""} for unit in tokens)
+    if ones == others or None in ones | others or len(ones) != len(others):
+        return False
+    return len(ones) == 1 or ones | others <= _BASIC

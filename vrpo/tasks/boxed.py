@@ -10,7 +10,11 @@ from vrpo.tasks.base import Task
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _UNBRACED = re.compile(r"(?:\\[a-zA-Z]+(?:\s*\{[^{}]*\})+|\\.|[^\s{}$\\])+")
-_BETWEEN = re.compile(r"[\s$]*(?:[,;&]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$&]*(?:\\[a-zA-Z]+\s*|[a-zA-Z]\w*\s*=\s*)?")
+_GAP = r"(?:[\s$*~]|\\[()\[\],;: !]|\\q?quad(?![a-zA-Z]))*"
+_BETWEEN = re.compile(
+    rf"{_GAP}(?:[,;&]|,?{_GAP}(?:and|or|\\text\s*\{{\s*(?:and|or)\s*\}}))[&]*{_GAP}(?:\\[a-zA-Z]+\s*|[a-zA-Z]\w*\s*=\s*)?{_GAP}"
+)
+APART = 80  # most characters between two boxes of one list
 
 
 def has_box(text: str) -> bool:
@@ -28,7 +32,7 @@ def last_boxed(text: str) -> str | None:
         return None
     stated = [boxes[-1][2]]
     for (_, end, content), (start, *_) in reversed(list(itertools.pairwise(boxes))):
-        if content is None or not _BETWEEN.fullmatch(text[end:start]):
+        if content is None or start - end > APART or not _BETWEEN.fullmatch(text[end:start]):
             break
         stated.insert(0, content)
     return ", ".join(dict.fromkeys(stated))

@@ -15,6 +15,8 @@ from vrpo.tasks.answers import (
     MOST_WORDS,
     THOUSANDS,
     Number,
+    balanced,
+    labelled,
     number,
     same_number,
     same_words,
@@ -33,13 +35,15 @@ _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _DEPTH = {"(": 1, "[": 1, "{": 1, r"\{": 1, r"\lbrace": 1, ")": -1, "]": -1, "}": -1, r"\}": -1, r"\rbrace": -1}
 _BRACKETS = {"(": "(", "[": "[", "{": "{", r"\{": "{", r"\lbrace": "{", ")": ")", "]": "]", "}": "}", r"\}": "}", r"\rbrace": "}"}
 _TIGHT_THOUSANDS = re.compile(rf"(?<![\d.,]){THOUSANDS}(?!,?\d)")
-_BASE = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*)\)?_\s*(?:\{\s*(?:\\text\s*\{)?)?(\d+)[\s}]*")
+_BASE = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*(?:\.[0-9A-F]+)?)\)?_\s*(?:\{\s*(?:\\text\s*\{)?)?(\d+)[\s}]*")
 MOST_BRACKETS = 200  # of a list that is looked into
 _VARIABLE = r"(?:[A-Za-z]|\\(?!infty)[a-z]+)"
 _MEMBER = re.compile(rf"^{_VARIABLE}\s*\\in(?![a-zA-Z])\s*")  # x \in [1,2]
 _BUILDER = re.compile(rf"^\\\{{\s*{_VARIABLE}\s*(?:\\in\s*\\mathbb\s*\{{?\s*R\s*\}}?\s*)?(?:\\mid(?![a-zA-Z])|\\vert|[|:])\s*(.*)\\\}}$")
 _RELATIONS = {"<", ">", r"\le", r"\ge"}
-_EQUALS = {"=", r"\approx", r"\equiv"}
+_EQUALS = {"=", r"\approx", r"\equiv", r"\sim"}
+_ALL_REALS = {r"\mathbb{R}", r"\mathbb R", "all real numbers", r"\text{all real numbers}"}
+_INEXACT = re.compile(r"/|\\(?:frac|overline|bar|dot)")  # numbers without a decimal spelling of their own
 
 
 class Unknown(Exception):
@@ -50,9 +54,11 @@ def same_answer(gold: str, answer: str, ask: Ask) -> bool:
     """Whether `answer` (which may be empty) states the reference `gold`; single formulas are left to `ask`.
 
     Raises:
-        Unknown: "gold", the reference is prose; or whatever `ask` raises.
+        Unknown: "gold", the reference is prose, or broken; or whatever `ask` raises.
     """
     spelled = spell(gold)
+    if not balanced(spelled) or not re.search(r"\w|\\\{", spelled):
+        raise Unknown("gold")
     if not FONT_GROUP.search(gold) and any(len(words(part)) > MOST_WORDS for part in _split(spelled, {","})):
         raise Unknown("gold")
     return _same(spelled, spell(answer), ask)
@@ -75,7 +81,7 @@ def canonical(answer: str) -> str:
 
 def _canonical_single(text: str) -> str:
     found = number(text)
-    if found and "/" not in text and r"\frac" not in text:
+    if found and not _INEXACT.search(text):
         return _digits(found)
     return re.sub(r"(?<!\w) | (?!\w)", "", text)
 
@@ -104,7 +110,7 @@ def elements(text: str) -> tuple[str, list[str]]:
         inner = _TIGHT_THOUSANDS.sub(lambda found: found[0].replace(",", ""), inner)
     parts = [part for part in _split(inner, {","}) if part]
     if len(parts) < 2 and brackets != "{}":
-        return "", [text]
+        return "", [text if re.search(r"[(\[]", text) or not parts else parts[0]]
     return brackets, parts
 
 
@@ -139,24 +145,47 @@ def _same(gold: str, answer: str, ask: Ask) -> bool:
     if canonical(gold) == canonical(answer):
         return _is_plain(gold) or ask(gold, answer, True)
     gold, answer = (_MEMBER.sub("", _BUILDER.sub(r"\1", text)) for text in (gold, answer))
+    gold, answer = (r"(-\infty, \infty)" if text in _ALL_REALS else text for text in (gold, answer))
+    ratios = [_split(text, {":"}) for text in (gold, answer)]
+    if max(map(len, ratios)) > 2:
+        return len(ratios[0]) == len(ratios[1]) and all(_same(one, other, ask) for one, other in zip(*ratios, strict=True))
     gold_sides, sides = (_split(text, _EQUALS) if len(elements(text)[1]) == 1 else [text] for text in (gold, answer))
     if len(gold_sides) > 1 or len(sides) > 1:
         return _same_equation(gold_sides, sides, ask)
-    if (len(_split(gold, _RELATIONS)) > 1) != (len(_split(answer, _RELATIONS)) > 1):
+    related = [len(_split(text, _RELATIONS)) > 1 for text in (gold, answer)]
+    if related[0] != related[1] or (all(related) and _letters(gold) == _letters(answer)):
         gold, answer = _as_intervals(gold), _as_intervals(answer)
     (gold_brackets, golds), (brackets, answers) = elements(gold), elements(answer)
     if len(golds) != len(answers):  # a comma without space may divide a list after all
         golds, answers = _as_many(golds, gold, answers), _as_many(answers, answer, golds)
     if len(golds) == len(answers) == 1 and gold_brackets == brackets == "":
-        golds, answers = _both_signs(gold), _both_signs(answer)
+        golds, answers = _both_signs(golds[0]), _both_signs(answers[0])
         if len(golds) == len(answers) == 1:
-            return _same_single(gold, answer, ask)
+            return _same_single(golds[0], answers[0], ask)
+    if len(golds) == 1 != len(answers) and r"\cup" in gold and not brackets:
+        return ask(gold, r" \cup ".join(answers), False)  # intervals, divided by commas
     if {gold_brackets, brackets} <= {"", "{}"}:
         golds, answers = ([sign for part in parts for sign in _both_signs(part)] for parts in (golds, answers))
         return _same_in_any_order(golds, answers, ask)
     if gold_brackets != brackets and {gold_brackets, brackets} != {"", "()"}:
         return False
+    golds, answers = (golds, answers) if _coordinates(golds) and _coordinates(answers) else map(_in_order, (golds, answers))
     return len(golds) == len(answers) and all(_same(one, other, ask) for one, other in zip(golds, answers, strict=True))
+
+
+def _letters(text: str) -> set[str]:
+    return set(re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", text))
+
+
+def _coordinates(parts: list[str]) -> list[str]:
+    """The names in `y = 3, x = 2`, none where parts are anything else."""
+    names = [part[0] for part in parts if re.match(r"[xyz]\s*=", part)]
+    return names if len(names) == len(set(names)) == len(parts) else []
+
+
+def _in_order(parts: list[str]) -> list[str]:
+    """Named coordinates in the order of a point's: `y = 3, x = 2` is (2, 3)."""
+    return sorted(parts) if _coordinates(parts) else parts
 
 
 def _is_plain(text: str) -> bool:
@@ -223,6 +252,8 @@ def _same_equation(gold_sides: list[str], sides: list[str], ask: Ask) -> bool:
 def _same_single(gold: str, answer: str, ask: Ask) -> bool:
     if said := words(gold):
         return same_words(said, words(answer))
+    if not number(without_unit(gold)[0]) and (said := labelled(gold)):
+        return same_words(said, labelled(answer))
     based, base = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
     if based or base:  # a reference in another base may be answered without it, not the reverse
         return bool(based) and (answer == based[1] if not base else based.groups() == base.groups())

@@ -9,6 +9,7 @@ ends (SIGXCPU) what does not listen to it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -64,7 +65,8 @@ def check(gold: str, answer: str, same: bool) -> tuple[float | None, str]:
 def _parse(text: str) -> list[Any]:
     """What math_verify makes of a formula.
 
-    Two of its helps are off: units, for it takes the variable of `3t` for one, and the last number of what it cannot read.
+    Three of its helps are off: units, for it takes the variable of `3t` for one, the last number of what it cannot read, and small
+    letters for all, for `M` is not `m`.
     """
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
@@ -83,6 +85,14 @@ def _agree(one: Any, other: Any) -> bool:
     values = [complex(side.doit().evalf(20)) for side in (one, other)]
     sizes = [abs(value) for value in values]
     return not math.isfinite(sum(sizes)) or abs(values[0] - values[1]) <= SMALLEST_AGREEMENT * max(sizes)
+
+
+def _load() -> None:
+    """Import math_verify, not in the first request's time, and have it keep capital letters, for which it has no setting."""
+    import math_verify.parser
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
+    math_verify.parser.latex2sympy = functools.partial(latex2sympy, conversion_config=ConversionConfig(lowercase_symbols=False))
 
 
 def within(seconds: float, request: dict[str, Any]) -> tuple[float | None, str]:
@@ -111,8 +121,7 @@ def main() -> None:
     signal.signal(signal.SIGPROF, _interrupt)
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a parser prints must not mix with the replies
-    import math_verify  # noqa: F401, not in the first request's time
-
+    _load()
     for line in sys.stdin:
         request = json.loads(line)
         replies.write(json.dumps(within(request.pop("seconds"), request)) + "\n")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from vrpo.tasks.answers import fold, spell, unwrapped
+from vrpo.tasks.answers import THOUSANDS, fold, spell, unwrapped
 from vrpo.tasks.boxed import BoxedTask, last_boxed
 
 LONGEST_ANSWER = 1000  # characters in a box; more is no answer
@@ -25,9 +25,10 @@ USUAL_OPTIONS = "D"  # letters up to this, and to the reference's own, are taken
 
 def plain(text: str) -> str:
     r"""A text without LaTeX and Markdown, in small letters where capitals tell nothing apart: `\text{CO_{2}}` and `CO₂` are `CO2`."""
-    bare = re.sub(r"\\frac\s*\{(\w+)\}\s*\{(\w+)\}", r"\1/\2", unwrapped(spell(re.sub(r"\*\*|`", "", text))))
-    bare = _MARKUP.sub("", bare)
-    bare = " ".join(re.sub(r"\^(?=\d*[+-])", "", bare).split())  # charges of ions
+    bare = re.sub(r"\\frac\s*(?:\{(\w+)\}|(\d))\s*(?:\{(\w+)\}|(\d))", r"\1\2/\3\4", unwrapped(spell(re.sub(r"\*\*|`", "", text))))
+    bare = re.sub(r"\\(?:times|cdot)\s*|(?<=\d)\s*[x*]\s*(?=10\b)", "x", bare)
+    bare = re.sub(rf"(?<![\d.,]){THOUSANDS}(?!,?\d)", lambda found: found[0].replace(",", ""), _MARKUP.sub("", bare))
+    bare = " ".join(re.sub(r"\^(?=\d*[+-](?!\w))|\\(?=[a-zA-Z])", "", bare).split())  # charges of ions; names of functions
     while len(bare) > 2 and bare[0] + bare[-1] in ("**", "''", "<>", "[]"):
         bare = bare[1:-1].strip()
     return re.sub(r"\w+", lambda word: fold(word[0]), bare.rstrip(". "))

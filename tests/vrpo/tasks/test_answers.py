@@ -5,7 +5,7 @@ import time
 import pytest
 
 from vrpo.tasks import math as module
-from vrpo.tasks.math import MathTask, canonical
+from vrpo.tasks.math import MathTask, canonical, last_boxed
 
 TABLES = {
     "scientific notation": r"""
@@ -61,6 +61,14 @@ TABLES = {
         XY | YX | 0
         H2O | O2H | 0
         about seven or so | about seven or so | None
+        June 6 | 6 June | 0
+        no 5 | on 5 | 0
+        June 6 | \text{June 6} | 1
+        \text{5:30 PM} | 5:30 \text{ p.m.} | 1
+        \text{5:30 PM} | 5:30 AM | 0
+        \angle ABC | \angle BCA | 0
+        ??? | ??? | None
+        \frac{ | 5 | None
         """,
     "equations": r"""
         5 | 6=5 | 0
@@ -113,6 +121,16 @@ TABLES = {
         (-\infty, 3) | \{x \mid x<3\} | 1
         x<3 | (-\infty,3) | 1
         x<3 | x>3 | 0
+        (3,2) | y=3, x=2 | 0
+        (2,3) | y=3, x=2 | 1
+        (2,3) | m=2, b=3 | 1
+        2:3:4 | 2:4:3 | 0
+        (-\infty, 2) \cup (3, \infty) | (-\infty, 2), (3, \infty) | 1
+        1 < x < 2 | 2 > x > 1 | 1
+        1 < x < 2 | 1 < y < 2 | 0
+        (-\infty,\infty) | ℝ | 1
+        [0,1) | [0,1[ | 1
+        (0,1) | ]0,1] | 0
         """,
     "lists and thousands": r"""
         100, 200 | 100200 | 0
@@ -128,6 +146,8 @@ TABLES = {
         1,234, 5,678 | 5678, 1234 | 1
         (5,120) | 5120 | 0
         (5,120) | (5, 120) | 1
+        1,000\pi | 1000\pi | 1
+        2,000\sqrt{3} | 2000\sqrt3 | 1
         """,
     "percent and units": r"""
         50\% | 50.0\% | 1
@@ -154,6 +174,18 @@ TABLES = {
         5 | 5\ \Omega | 1
         5 | 5 \mu\text{m} | 1
         t^2/2 | t^2/2 \text{ s} | 1
+        5 m/s | 5 km/h | 0
+        50 mph | 50 km/h | 0
+        50 mph | 50 miles per hour | 1
+        5 N/C | 5 V/m | 1
+        200000000000 | \text{200 billion} | 1
+        2000000 | \text{2 million dollars} | 1
+        90^\circ | 90^{\text{o}} | 1
+        25 | 25 \text{°C} | 1
+        2.45e6 | 2.45 \times 10^6 M_\odot | 1
+        50 | 50¢ | 1
+        98 | 98^{\text{th}} | 1
+        5 | \text{5th} | 1
         """,
     "unicode": r"""
         1/2 | ½ | 1
@@ -167,6 +199,41 @@ TABLES = {
         1000 | 1 000 | 1
         6 | ６ | 1
         \emptyset | ∅ | 1
+        """,
+    "repeating decimals": r"""
+        1/3 | 0.\overline{3} | 1
+        0.\overline{36} | 4/11 | 1
+        0.1\overline{6} | \frac16 | 1
+        66.\overline{6}\% | \frac{2}{3} | 1
+        0.\overline{36} | 0.36 | 0
+        0.\overline{27} | 0.\overline{72} | 0
+        """,
+    "capitals of variables": r"""
+        \frac{M}{m} | \frac{m}{M} | 0
+        \frac{M}{m+M} | \frac{m}{m+M} | 0
+        2x | 2X | 0
+        \pi | \Pi | 0
+        C e^{-t} | e^{-t} C | 1
+        \frac{GM}{r^2} | GM/r^2 | 1
+        """,
+    "spelling of formulas": r"""
+        6 - 5i | 6 - 5 i | 1
+        6 - 5i | 6 - 5\mathrm{i} | 1
+        \frac{\pi}{2} | \frac\pi2 | 1
+        12\pi | 12 pi | 1
+        \sin x + \cos x | sin x + cos x | 1
+        \ln 2 | ln(2) | 1
+        e^{-t} | exp(-t) | 1
+        3/4 | \nicefrac{3}{4} | 1
+        5 | \color{red}{5} | 1
+        5 | \textcolor{red}{6} | 0
+        5 | \Large{5} | 1
+        5 | \(5\) | 1
+        5 | \sim 5 | 1
+        1000000 | 1\mathrm{e}6 | 1
+        5 | 5{} | 1
+        x \ge 2 | x ⩾ 2 | 1
+        3.5 | 3.5_2 | 0
         """,
 }
 
@@ -203,4 +270,5 @@ def test_hostile_answers_cost_little_time_here(task, monkeypatch):
     hostile = [braces, "1a" * 500, r"\text{a} " * 120, "5=" * 500, "1," * 500, r"\{1," * 120, "9" * 500 + "e399"]
     start = time.process_time()
     assert set(task.verify([rf"\boxed{{{text}}}" for text in hostile], ["7"] * len(hostile))) <= {0.0, None}
+    assert last_boxed(r"\boxed{1}" + "$ ~" * 8000 + r"\boxed{2}") == "2"
     assert time.process_time() - start < 3

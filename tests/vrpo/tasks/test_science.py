@@ -64,6 +64,14 @@ def test_markup_does_not_count_and_the_options_own_text_comes_before_a_letter():
         "B. Ca2+": [r"\text{Ca}^{2+}", "Ca²⁺"],
         "B. the Sun": ["The sun", "B, the Sun"],
         "A. cat": ["A cat"],
+        "C. 200 billion": [r"\text{200 billion}"],
+        "A. 3 x 10^8 m/s": [r"3 \times 10^8 \text{ m/s}", "3 × 10⁸ m/s"],
+        "A. 1/2": [r"\frac12"],
+        "A. 1,000": ["1000"],
+        "A. x^2 + 1": ["$x^{2}+1$"],
+        "A. sin(x)": [r"\sin(x)"],
+        "A. the “best” one": ['the "best" one'],
+        "A. 10^-4 eV": [r"10^{-4}\,\mathrm{eV}"],
     }
     wrong = {
         "B. copper wire": ["A - copper wire", "B, C", "A or B", "C copper wire", "K"],
@@ -71,6 +79,7 @@ def test_markup_does_not_count_and_the_options_own_text_comes_before_a_letter():
         "C. A": ["A"],  # a question with an option C has one that is called A
         "A. dog": ["A cat"],
         "B. CO2": ["CO"],
+        "A. 10^-4 eV": ["10^4 eV", "10^{-5} eV"],
     }
     check(right, wrong)
 
