@@ -310,11 +310,6 @@ class Params(Section):
             raise ValueError(
                 "label.source = 'dataset': problems of prepare.dataset = procedural have no labels; use majority_vote or clean"
             )
-        if self.prepare.label_noise and procedural:
-            raise ValueError(
-                f"prepare.label_noise = {self.prepare.label_noise:g}: problems of prepare.dataset = procedural have no labels; set it to 0, "
-                "and label.wrong_reference_rate for wrong references"
-            )
         if "oracle" in self.methods and (self.domain != "math" or not procedural):
             raise ValueError(
                 "methods: oracle needs a task whose values are known, domain math with prepare.dataset = procedural; take it out"

@@ -158,7 +158,7 @@ def test_stop_ends_the_stage_with_its_children(project: Path) -> None:
     thread.start()
     pid = _pid_of_sleep()
     runner.stop()
-    thread.join(timeout=30)
+    thread.join(timeout=120)
     assert [outcome.state for outcome in result] == ["Failed"]
     assert runner.run("prepare", print).state == "Failed"  # nothing starts any more
     assert _ends(pid)
@@ -328,7 +328,7 @@ def test_worker_processes_end_with_whoever_started_them(tmp_path: Path, monkeypa
     parent = subprocess.Popen([sys.executable, "script.py"], env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE)
     pid = _pid_of_sleep()
     parent.send_signal(number)
-    parent.communicate(timeout=30)
+    parent.communicate(timeout=120)
     assert parent.returncode != 0 and _ends(pid)
 
 
@@ -342,7 +342,7 @@ def test_a_second_reproduction_waits_and_a_stopped_one_leaves_nothing(tmp_path: 
     assert second.stderr.readline() == f"waiting for the run of process {first.pid}, which works in this checkout\n"
     assert not Path("order").exists()
     first.terminate()
-    assert "stopped" in first.communicate(timeout=30)[1] and first.returncode == 130 and _ends(pid)
+    assert "stopped" in first.communicate(timeout=120)[1] and first.returncode == 130 and _ends(pid)
     assert second.wait(30) == 3 and Path("order").read_text() == "second\n"
 
 

@@ -177,7 +177,6 @@ def test_values_of_another_type_or_without_end_are_refused(key: str, value: obje
         ({"train": {"group_size": 1}, "methods": ["rloo", "dr_grpo"]}, "take rloo and dr_grpo out of methods"),
         ({"base": {"heads": 5}}, "base: hidden_size = 96 is no multiple of twice heads = 5; use 100"),
         ({"base": {"heads": 32}}, "hidden_size = 96 is no multiple of twice heads = 32; use 128"),
-        ({"prepare": {"label_noise": 0.2}}, "prepare.label_noise = 0.2: problems of prepare.dataset = procedural have no labels"),
         ({"methods": ["oracle"], "domain": "science"}, "methods: oracle needs a task whose values are known"),
         ({"label": {"source": "dataset"}}, "label.source = 'dataset': problems of prepare.dataset = procedural have no labels"),
         (
