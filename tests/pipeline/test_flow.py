@@ -325,7 +325,12 @@ if __name__ == "__main__":
 def test_worker_processes_end_with_whoever_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "script.py").write_text(WORKERS)
-    parent = subprocess.Popen([sys.executable, "script.py"], env={**os.environ, "PYTHONPATH": str(PROJECT)}, stderr=subprocess.PIPE)
+    parent = subprocess.Popen(
+        [sys.executable, "script.py"],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stderr=subprocess.PIPE,
+        preexec_fn=None if number == signal.SIGKILL else lambda: signal.signal(number, signal.SIG_DFL),  # nohup and `&` have it ignored
+    )
     pid = _pid_of_sleep()
     parent.send_signal(number)
     parent.communicate(timeout=120)
