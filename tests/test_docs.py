@@ -148,7 +148,7 @@ def test_an_override_that_a_domain_masks_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mine.jsonl", "questions.jsonl"])
 def test_the_tutorials_data_pass_prepare_with_its_own_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import prepare
+    from pipeline.stages import prepare
 
     rows = re.search(rf"`{name}`\n\n```json\n(.*?)```", TUTORIAL, flags=re.DOTALL).group(1)
     (tmp_path / name).write_text(rows)
@@ -160,7 +160,7 @@ def test_the_tutorials_data_pass_prepare_with_its_own_settings(name: str, tmp_pa
 
 
 def test_the_study_of_ones_own_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.study_file import load_study
+    from pipeline.study.file import load_study
 
     monkeypatch.chdir(ROOT)
     (example,) = blocks((ROOT / "docs/operate.md").read_text(), "yaml")
@@ -171,7 +171,7 @@ def test_the_study_of_ones_own_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_line_that_adds_a_benchmark_is_one_of_the_file() -> None:
     (line,) = blocks((ROOT / "docs/operate.md").read_text(), "python")
-    assert line.strip() in (ROOT / "pipeline/benchmark.py").read_text()
+    assert line.strip() in (ROOT / "pipeline/tools/benchmark.py").read_text()
 
 
 def test_the_page_of_parameters_is_current() -> None:
@@ -206,7 +206,7 @@ def logged_names() -> set[str]:
 
 
 def test_the_glossary_has_every_metric_of_the_trainer(tutorial: tuple[Path, list[str], set[str]]) -> None:
-    from vrpo.diagnostics import HEALTH_CHECKS, health_metrics
+    from vrpo.metrics.health import HEALTH_CHECKS, health_metrics
 
     names = tutorial[2] | logged_names() | health_metrics([]).keys()
     assert {"critic/semantic", "critic/latent_kl", "advantage/noise_covariance", "policy/kl_loss", "health/dead_critic"} <= names
@@ -216,8 +216,8 @@ def test_the_glossary_has_every_metric_of_the_trainer(tutorial: tuple[Path, list
 
 
 def test_the_glossary_has_every_metric_of_evaluations_reports_studies_and_benchmarks() -> None:
-    from pipeline.report import AVERAGED, CRITIC, DIALOGUE
-    from pipeline.study_file import METRICS
+    from pipeline.stages.report import AVERAGED, CRITIC, DIALOGUE
+    from pipeline.study.file import METRICS
 
     reports = ROOT / "data/reports"
     summary = json.loads((reports / "dialogue/clean.json").read_text())

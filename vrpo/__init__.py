@@ -5,17 +5,19 @@ Names are loaded when first used, so that `import vrpo` costs nothing and a prog
 
 from importlib import import_module
 
+from vrpo.moved import MODULES, forward
+
 _EXPORTS = {
     "NoiseChannel": "vrpo.rewards.noise",
     "TrainConfig": "vrpo.config",
-    "Trainer": "vrpo.trainer",
-    "ValueModel": "vrpo.critic",
-    "compute_gae": "vrpo.advantages",
-    "gaussian_kl": "vrpo.losses",
-    "group_relative_advantages": "vrpo.advantages",
-    "policy_loss": "vrpo.losses",
-    "semantic_losses": "vrpo.semantics",
-    "value_loss": "vrpo.losses",
+    "Trainer": "vrpo.training.trainer",
+    "ValueModel": "vrpo.critics.value_model",
+    "compute_gae": "vrpo.algorithms.advantages",
+    "gaussian_kl": "vrpo.algorithms.losses",
+    "group_relative_advantages": "vrpo.algorithms.advantages",
+    "policy_loss": "vrpo.algorithms.losses",
+    "semantic_losses": "vrpo.critics.semantics",
+    "value_loss": "vrpo.algorithms.losses",
 }
 __all__ = sorted(_EXPORTS)
 
@@ -28,3 +30,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return __all__
+
+
+forward(MODULES)  # `vrpo.critic` and other names of before the rooms

@@ -18,10 +18,10 @@ HIDDEN, LAYERS = 320, 8  # 10.7M parameters
 
 def run(quick: bool) -> dict[str, Any]:
     from vrpo.config import GenerationConfig, TrainConfig
-    from vrpo.models import new_llama
-    from vrpo.tasks.chain import new_tokenizer
-    from vrpo.trainer import Trainer
-    from vrpo.types import Experience
+    from vrpo.data.batch import Experience
+    from vrpo.models.loading import new_llama
+    from vrpo.tasks.math.chain import new_tokenizer
+    from vrpo.training.trainer import Trainer
 
     rows, width = (16, 32) if quick else (128, 96)
     tokenizer = new_tokenizer()

@@ -27,7 +27,7 @@ FOLDER = Path(".cache/trl-1.12.0")
 
 
 def run(quick: bool) -> dict[str, Any]:
-    from vrpo.models import save_model
+    from vrpo.models.loading import save_model
     from vrpo.rewards.model import RewardModelScorer, new_reward_model
 
     if not (FOLDER / "trl").is_dir():

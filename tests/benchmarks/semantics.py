@@ -68,7 +68,7 @@ def peak() -> int:
 
 
 def child(side: str, vocabulary: int, tokens: int, hidden_size: int, folder: Path) -> None:
-    from vrpo.semantics import semantic_losses
+    from vrpo.critics.semantics import semantic_losses
 
     torch.set_num_threads(1)
     random = torch.Generator().manual_seed(0)

@@ -19,9 +19,9 @@ TRL_SETTINGS = {  # of both TRL trainers: on the CPU in float32, nothing saved, 
 
 def tiny_model(steps: int = 120) -> tuple[Any, Any]:
     """A Llama of d 96 x 2 layers and its tokenizer, trained for seconds: its responses end by themselves, at 4 to 25 tokens."""
-    from vrpo.models import new_llama
-    from vrpo.supervised import fit_demonstrations
-    from vrpo.tasks.chain import new_tokenizer, work_through
+    from vrpo.models.loading import new_llama
+    from vrpo.models.supervised import fit_demonstrations
+    from vrpo.tasks.math.chain import new_tokenizer, work_through
 
     tokenizer = new_tokenizer()
     model = new_llama(tokenizer, hidden_size=96, layers=2, heads=2, seed=0)
@@ -33,7 +33,7 @@ def tiny_model(steps: int = 120) -> tuple[Any, Any]:
 
 def problems(count: int) -> list[dict[str, Any]]:
     """Chains of one to eight operations, with their prompts."""
-    from vrpo.tasks.chain import ChainTask, generate_problems
+    from vrpo.tasks.math.chain import ChainTask, generate_problems
 
     task = ChainTask(8)
     return [row | {"prompt": task.prompt(row["question"])} for row in generate_problems(count, 0, 1, 8, set())]
@@ -41,7 +41,7 @@ def problems(count: int) -> list[dict[str, Any]]:
 
 def verify(completions: list[str], answers: list[str]) -> list[float]:
     """The reward that both sides of a comparison ask for."""
-    from vrpo.tasks.chain import ChainTask
+    from vrpo.tasks.math.chain import ChainTask
 
     return ChainTask(8).verify(completions, answers)
 
@@ -90,7 +90,7 @@ def our_trainer(method: str, policy: Any, tokenizer: Any, reward: Any, iteration
     import copy
 
     from vrpo.config import GenerationConfig, TrainConfig
-    from vrpo.trainer import Trainer
+    from vrpo.training.trainer import Trainer
 
     changes.setdefault("critic", {"warmup_rollouts": 0})
     rollouts = iterations * ROLLOUTS + changes["critic"]["warmup_rollouts"]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import base, evaluate, label, observed, prepare, report, reward, sft, train, validate
-from pipeline.stage import read_jsonl
-from vrpo import evaluation
+from pipeline.files import read_jsonl
+from pipeline.stages import base, evaluate, label, observed, prepare, report, reward, sft, train, validate
 from vrpo.config import Params, UserError
-from vrpo.prompts import TURN_SEPARATOR
+from vrpo.data.prompts import TURN_SEPARATOR
+from vrpo.rollout import samples as evaluation
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.scenario import load_scenario
 from vrpo.tasks.dialogue.task import DialogueTask

@@ -59,7 +59,7 @@ def test_summary_holds_the_contract(finished) -> None:
 def test_report_and_models_are_there_and_load(finished) -> None:
     from transformers import AutoModelForCausalLM
 
-    from vrpo.critic import ValueModel
+    from vrpo.critics.value_model import ValueModel
 
     data = finished.folder / "data"
     assert "vrpo" in (data / "reports/report.md").read_text().lower()
@@ -124,8 +124,8 @@ def test_a_training_parameter_reruns_training_and_what_follows(finished) -> None
     ("module", "stages"),
     [
         ("vrpo/algorithms/grpo.py", {f"train@{method}-0" for method in METHODS}),
-        ("vrpo/supervised.py", {"base", "sft", "reward"} | CELLS),
-        ("pipeline/report.py", {"report"}),
+        ("vrpo/training/supervised.py", {"base", "sft", "reward"} | CELLS),
+        ("pipeline/stages/report.py", {"report"}),
     ],
 )
 def test_an_edit_makes_its_users_stale_and_nobody_else(finished, module: str, stages: set[str]) -> None:
@@ -146,7 +146,7 @@ def test_a_killed_training_ends_with_the_same_numbers(finished, iteration: int) 
     shutil.move(run, before)
     record = finished.folder / "data/tracking/train-vrpo-0.jsonl"
     start = record.stat().st_size
-    command = [sys.executable, "-m", "pipeline.train", "--method", "vrpo", "--seed", "0"]
+    command = [sys.executable, "-m", "pipeline.stages.train", "--method", "vrpo", "--seed", "0"]
     process = subprocess.Popen(command, cwd=finished.folder, env=finished.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while record.read_text()[start:].count('"event": "metrics"') <= iteration and time.time() < deadline:
@@ -189,7 +189,7 @@ def test_bad_params_give_one_error_and_destroy_nothing(finished, change, message
             finished.change_params(**change)
         stage = "prepare" if "prepare" in change else "train"
         arguments = [] if stage == "prepare" else ["--method", "ppo", "--seed", "0"]
-        failed = finished.run(sys.executable, "-m", f"pipeline.{stage}", *arguments, check=False)
+        failed = finished.run(sys.executable, "-m", f"pipeline.stages.{stage}", *arguments, check=False)
     finally:
         params.write_text(text)
     assert failed.returncode == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import mirror
+from pipeline.tracking import mirror
 
 PROJECT = Path(__file__).resolve().parents[2]
 

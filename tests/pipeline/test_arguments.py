@@ -7,37 +7,38 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stage
+from pipeline import files
+from pipeline.stages import stage
 
 PROJECT = Path(__file__).resolve().parents[2]
 CELL = "--method vrpo --seed 0"
 MISTAKES = {
-    "pipeline.train --method vpro --seed 0": "'vpro'; use one of ppo, grpo",
-    "pipeline.train --method vrpo --seed x": "--seed: 'x' is no whole number from 0 on",
-    "pipeline.train --method vrpo --seed -1": "--seed: '-1'",
-    "pipeline.evaluate --method vrpo --seed 0.5": "--seed: '0.5'",
-    "pipeline.critic --method VRPO --seed 0": "'VRPO'; use one of",
-    f"pipeline.train {CELL} --params nope.yaml": "'nope.yaml': not found",
+    "pipeline.stages.train --method vpro --seed 0": "'vpro'; use one of ppo, grpo",
+    "pipeline.stages.train --method vrpo --seed x": "--seed: 'x' is no whole number from 0 on",
+    "pipeline.stages.train --method vrpo --seed -1": "--seed: '-1'",
+    "pipeline.stages.evaluate --method vrpo --seed 0.5": "--seed: '0.5'",
+    "pipeline.stages.critic --method VRPO --seed 0": "'VRPO'; use one of",
+    f"pipeline.stages.train {CELL} --params nope.yaml": "'nope.yaml': not found",
     **{
-        f"pipeline.{name} --params nope.yaml": "'nope.yaml': not found"
+        f"pipeline.stages.{name} --params nope.yaml": "'nope.yaml': not found"
         for name in ("prepare", "validate", "base", "label", "sft", "reward")
     },
-    "pipeline.report --params pipeline": "'pipeline': a folder",
-    "pipeline.check --params nope.yaml": "'nope.yaml': not found",
-    "pipeline.check --parms params.yaml": "unrecognized arguments: --parms",
-    "pipeline.benchmark org/model gsm9k": "'gsm9k'; use one of gsm8k",
-    "pipeline.benchmark org/model": "required: NAME",
-    "pipeline.benchmark org/model gsm8k --problems 0": "--problems: '0'",
-    "pipeline.benchmark org/model gsm8k --samples 0": "--samples: '0'",
-    "pipeline.benchmark org/model gsm8k --temperature nan": "--temperature: 'nan' is no number above 0",
-    "pipeline.benchmark org/model gsm8k --temperature 0": "--temperature: '0'",
-    "pipeline.benchmark org/model gsm8k --batch-size -8": "--batch-size: '-8'",
-    "pipeline.benchmark org/model gsm8k --max-new-tokens 0": "--max-new-tokens: '0'",
-    "pipeline.benchmark org/model gsm8k --files nowhere": "'nowhere': no such folder",
-    "pipeline.benchmark ../nowhere/policy gsm8k": "'../nowhere/policy': no such folder",
-    "pipeline.benchmark tests/nowhere gsm8k": "'tests/nowhere': no such folder",
-    "pipeline.benchmark pipeline gsm8k": "'pipeline': no model's folder",
-    "pipeline.benchmark package:no-such-model gsm8k": "'package:no-such-model': not installed",
+    "pipeline.stages.report --params pipeline": "'pipeline': a folder",
+    "pipeline.tools.check --params nope.yaml": "'nope.yaml': not found",
+    "pipeline.tools.check --parms params.yaml": "unrecognized arguments: --parms",
+    "pipeline.tools.benchmark org/model gsm9k": "'gsm9k'; use one of gsm8k",
+    "pipeline.tools.benchmark org/model": "required: NAME",
+    "pipeline.tools.benchmark org/model gsm8k --problems 0": "--problems: '0'",
+    "pipeline.tools.benchmark org/model gsm8k --samples 0": "--samples: '0'",
+    "pipeline.tools.benchmark org/model gsm8k --temperature nan": "--temperature: 'nan' is no number above 0",
+    "pipeline.tools.benchmark org/model gsm8k --temperature 0": "--temperature: '0'",
+    "pipeline.tools.benchmark org/model gsm8k --batch-size -8": "--batch-size: '-8'",
+    "pipeline.tools.benchmark org/model gsm8k --max-new-tokens 0": "--max-new-tokens: '0'",
+    "pipeline.tools.benchmark org/model gsm8k --files nowhere": "'nowhere': no such folder",
+    "pipeline.tools.benchmark ../nowhere/policy gsm8k": "'../nowhere/policy': no such folder",
+    "pipeline.tools.benchmark tests/nowhere gsm8k": "'tests/nowhere': no such folder",
+    "pipeline.tools.benchmark pipeline gsm8k": "'pipeline': no model's folder",
+    "pipeline.tools.benchmark package:no-such-model gsm8k": "'package:no-such-model': not installed",
     "pipeline.study nope.yaml": "'nope.yaml': not found",
     "pipeline.study pipeline/studies/noise.yaml --jobs 0": "--jobs: '0'",
     "pipeline.study pipeline/studies/noise.yaml --minutes -1": "--minutes: '-1'",
@@ -49,10 +50,10 @@ MISTAKES = {
     "pipeline.flow -S train.itertions=3": "-S: train.itertions: unknown key; remove it or fix its spelling (did you mean 'iterations'?)",
     "pipeline.flow -S train.iterations=none": "-S: train.iterations = 'none'",
     "pipeline.flow -S methods=[ppo": "-S methods=[ppo: '[ppo' is no value",
-    "pipeline.serve start --port 99999": "--port: '99999' is no whole number from 1 to 65535",
-    "pipeline.serve restart": "invalid choice: 'restart'",
-    "pipeline.replay nowhere.jsonl": "nowhere.jsonl: cannot be read",
-    "pipeline.replay params.yaml --out data": "'data': cannot be written",
+    "pipeline.orchestration.serve start --port 99999": "--port: '99999' is no whole number from 1 to 65535",
+    "pipeline.orchestration.serve restart": "invalid choice: 'restart'",
+    "pipeline.tools.replay nowhere.jsonl": "nowhere.jsonl: cannot be read",
+    "pipeline.tools.replay params.yaml --out data": "'data': cannot be written",
     "pipeline.tracking push": "invalid choice: 'push'",
     "tests.benchmarks nope": "'nope'; use one of rollout",
     "tests.benchmarks gemm --json params.yaml/x.json": "'params.yaml/x.json': cannot be written",
@@ -107,7 +108,7 @@ def test_the_cure_fits_the_missing_path(tmp_path, monkeypatch, path: str, cure: 
     monkeypatch.chdir(copy)
     monkeypatch.setenv("DVC_ROOT", str(checkout))
     with pytest.raises(stage.UserError, match=cure):
-        stage.read_jsonl(Path(path))
+        files.read_jsonl(Path(path))
 
 
 def test_a_path_that_may_not_be_read_is_no_reason_to_free_something(tmp_path, monkeypatch, capsys) -> None:

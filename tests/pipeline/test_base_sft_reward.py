@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import base, reward, sft
-from pipeline.stage import read_jsonl, write_jsonl
+from pipeline.files import read_jsonl, write_jsonl
+from pipeline.stages import base, reward, sft
 from vrpo.config import Params, UserError
-from vrpo.models import load_causal_lm, load_tokenizer, new_llama, save_model
+from vrpo.models.loading import load_causal_lm, load_tokenizer, new_llama, save_model
 from vrpo.rewards.model import RewardModelScorer, new_reward_model, noisy_preferences, pairwise_accuracy
-from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer, work_through
+from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer, work_through
 
 
 class Recorder:
-    """Stands in for `pipeline.tracking.Record`."""
+    """Stands in for `pipeline.tracking.record.Record`."""
 
     def __init__(self) -> None:
         self.curve, self.models = [], []
@@ -57,7 +57,7 @@ def project(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def half_trained(tmp_path_factory) -> Path:
     """A model folder that answers with well-formed sheets, some right and some wrong."""
-    from vrpo.supervised import fit_demonstrations
+    from vrpo.models.supervised import fit_demonstrations
 
     tokenizer, task = new_tokenizer(), ChainTask(2)
     pairs = [{"prompt": task.prompt(row["question"]), "completion": row["solution"]} for row in generate_problems(200, 0, 1, 2, set())]
@@ -130,17 +130,17 @@ def test_base_refuses_what_cannot_work(project):
 
 
 def test_sft_trains_on_demonstrations_only_of_train(project, monkeypatch):
-    import vrpo.supervised
+    import vrpo.models.supervised
 
     base.run(params(base={"steps": 2}), Recorder())
     seen = []
-    original = vrpo.supervised.fit_demonstrations
+    original = vrpo.models.supervised.fit_demonstrations
 
     def spy(model, tokenizer, pairs, **settings):
         seen.extend(pairs)
         return original(model, tokenizer, pairs, **settings)
 
-    monkeypatch.setattr(vrpo.supervised, "fit_demonstrations", spy)
+    monkeypatch.setattr(vrpo.models.supervised, "fit_demonstrations", spy)
     recorder = Recorder()
     metrics = sft.run(params(), recorder)
     task = ChainTask(2)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import benchmark
-from pipeline.benchmark import BENCHMARKS, choose, load_benchmark, pass_at, scores
+from pipeline.tools import benchmark
+from pipeline.tools.benchmark import BENCHMARKS, choose, load_benchmark, pass_at, scores
 from vrpo.config import UserError
-from vrpo.evaluation import PolicySamples
+from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.loader import text_task
-from vrpo.tasks.math import canonical
+from vrpo.tasks.math.task import canonical
 
 FILES = Path(__file__).resolve().parents[3] / "shared" / "data"
 LOCAL = ("gsm8k", "math500", "aime24", "arc_easy")
@@ -70,7 +70,7 @@ def test_without_a_file_every_subset_comes_from_the_hub(tmp_path, monkeypatch):
         asked.append((dataset, subset, split))
         return [{"question": f"{subset}?", "choices": ["1", "2", "3", "4"], "answer": 2}]
 
-    monkeypatch.setattr("pipeline.problems._load_with_datasets", load)
+    monkeypatch.setattr("pipeline.stages.problems._load_with_datasets", load)
     rows = load_benchmark("mmlu_science", tmp_path)
     assert asked == [("cais/mmlu", subset, "test") for subset in benchmark.MMLU_SCIENCE]
     assert all(row["answer"].endswith(". 3") for row in rows)  # the third, though a text is "2"
@@ -150,7 +150,7 @@ def policy_folder(tmp_path) -> Path:
 
 
 def saved(tokenizer, folder: Path) -> Path:
-    from vrpo.models import new_llama, save_model
+    from vrpo.models.loading import new_llama, save_model
 
     save_model(new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0), tokenizer, folder)
     return folder
@@ -160,7 +160,7 @@ def test_a_tokenizer_that_loses_most_of_a_prompt_is_told_and_not_scored(tmp_path
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from vrpo.tasks.chain import new_tokenizer
+    from vrpo.tasks.math.chain import new_tokenizer
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import mirror, tracking
-from pipeline.champion import clearly_better
-from pipeline.records import digest
+from pipeline.tracking import mirror, send
+from pipeline.tracking import record as tracking
+from pipeline.tracking.champion import clearly_better
+from pipeline.tracking.file import digest
 from tests.pipeline.database import select
 from vrpo.config import Params
 
@@ -42,7 +43,7 @@ def test_models_are_known_and_the_best_policy_is_the_champion(workspace: Path, m
         assert record.champion(candidates) == "vrpo-1"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for _ in range(2):
-        tracking.sync()
+        send.sync()
         Path("data/tracking/report.sync.json").unlink()  # everything is sent again
     assert select("SELECT version FROM model_versions") == [(1,)]
     assert len(select("SELECT * FROM logged_models WHERE name = 'policy'")) == 1

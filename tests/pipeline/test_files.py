@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stage, tracking
-from pipeline.records import Record, read_events
-from pipeline.runs import load_runs
+from pipeline import files
+from pipeline.reporting.runs import load_runs
+from pipeline.tracking import __main__ as tracking_main
+from pipeline.tracking.file import Record, read_events
 from vrpo.config import MEMORY_SETTINGS, Params, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +21,11 @@ LONE = "half a pair: \ud800, caf\u00e9"
 
 
 def test_lone_surrogates_are_written_and_read_back(tmp_path) -> None:
-    stage.write_jsonl(tmp_path / "rows.jsonl", [{"text": LONE}])
-    assert stage.read_jsonl(tmp_path / "rows.jsonl") == [{"text": LONE}]
-    stage.write_json(tmp_path / "value.json", {LONE: [LONE]})
-    assert stage.read_json(tmp_path / "value.json") == {LONE: [LONE]}
-    stage.write_atomically(tmp_path / "page.md", LONE)
+    files.write_jsonl(tmp_path / "rows.jsonl", [{"text": LONE}])
+    assert files.read_jsonl(tmp_path / "rows.jsonl") == [{"text": LONE}]
+    files.write_json(tmp_path / "value.json", {LONE: [LONE]})
+    assert files.read_json(tmp_path / "value.json") == {LONE: [LONE]}
+    files.write_atomically(tmp_path / "page.md", LONE)
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == "half a pair: \\ud800, caf\u00e9"
     record = Record(tmp_path / "record.jsonl", {"name": LONE, "tags": {}, "params": {}})
     record.metrics({"answer": LONE})
@@ -43,7 +44,7 @@ def test_an_ascii_terminal_costs_no_traceback_after_the_data_are_written(tmp_pat
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "MLFLOW_TRACKING_URI": "off"}
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.prepare"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipeline.stages.prepare"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "donn\\xe9es.jsonl" in done.stdout and (tmp_path / "data/metrics/prepare.json").is_file()
@@ -51,13 +52,13 @@ def test_an_ascii_terminal_costs_no_traceback_after_the_data_are_written(tmp_pat
 
 def test_a_full_disk_leaves_whole_lines(tmp_path) -> None:
     path = tmp_path / "lines.jsonl"
-    stage.append_line(path, '{"first": 1}')
+    files.append_line(path, '{"first": 1}')
     before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # as Python sets it
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
     try:
         with pytest.raises(OSError, match="No space left"):
-            stage.append_line(path, '{"second": "longer than the room that is left"}')
+            files.append_line(path, '{"second": "longer than the room that is left"}')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
@@ -73,11 +74,11 @@ def test_a_garbage_file_of_a_run_is_named_with_the_cure(tmp_path, monkeypatch, g
         load_runs(Params(methods=["ppo"], seeds=[0]))
     with pytest.raises(UserError, match="expected a JSON list, found dict"):
         path.write_text("{}")
-        stage.read_json(path, list)
+        files.read_json(path, list)
 
 
 def test_a_training_finds_its_state_after_a_change_of_memory_and_of_nothing_else() -> None:
-    from pipeline.train import _key
+    from pipeline.stages.train import _key
 
     plain = Params()
     changes = {"runtime": {"device": "cuda", "threads": 4}, "generation": {"batch_size": 3}}
@@ -92,5 +93,5 @@ def test_a_database_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
     monkeypatch.setattr(sys, "argv", ["tracking", "init"])
     with pytest.raises(SystemExit) as end:
-        tracking.main()
+        tracking_main.main()
     assert end.value.code == 1 and capsys.readouterr().err.startswith("error: MLflow (sqlite:///")

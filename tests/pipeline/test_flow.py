@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import serve
 from pipeline.flow import prefect_environment
-from pipeline.runner import LEASH, Runner, Stage, by_stage, follow, read_graph, take_turn
+from pipeline.orchestration import serve
+from pipeline.orchestration.runner import LEASH, Runner, Stage, by_stage, follow, read_graph, take_turn
 from vrpo.config import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ import os
 from pathlib import Path
 from pipeline import flow
 os.environ.update(flow.prefect_environment(Path.cwd()))
-from pipeline import prefect_flows
+from pipeline.orchestration import flows as prefect_flows
 prefect_flows.RETRY_SECONDS[:] = [0, 0]
 flow.main()
 """
@@ -166,7 +166,7 @@ def test_stop_ends_the_stage_with_its_children(project: Path) -> None:
 
 def test_a_stage_ends_with_a_killed_flow(project: Path) -> None:
     Path("dvc.yaml").write_text(GRAPH)
-    code = "from pathlib import Path; from pipeline.runner import Runner; Runner(Path.cwd(), 1).run('sleep', print)"
+    code = "from pathlib import Path; from pipeline.orchestration.runner import Runner; Runner(Path.cwd(), 1).run('sleep', print)"
     flow = subprocess.Popen([sys.executable, "-c", code])
     pid = _pid_of_sleep()
     flow.kill()
@@ -237,7 +237,7 @@ for deployment in yaml.safe_load(open("prefect.yaml"))["deployments"]:
     assert set(accepted) == set(inspect.signature(flow.fn).parameters), deployment["name"]
     assert "concurrency_limit" not in deployment, "its runs crash when the server is started again"
     assert deployment["work_pool"]["name"] == "vrpo" and deployment["schedules"][0]["cron"]
-from pipeline.prefect_flows import experiment_settings
+from pipeline.orchestration.flows import experiment_settings
 assert experiment_settings({"profile": "mini", "domain": None}, ["train.gae_lambda=0.8"]) == ["profile=mini", "train.gae_lambda=0.8"]
 try:
     experiment_settings({}, ["train.gae_lambda"])
@@ -257,7 +257,7 @@ def test_a_page_is_published_with_its_figures(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from pipeline import prefect_flows
+from pipeline.orchestration import flows as prefect_flows
 prefect_flows.create_markdown_artifact = lambda page, key: print(key, page)
 prefect_flows.publish_page(Path(sys.argv[1]), "report")
 """
@@ -340,7 +340,7 @@ def test_worker_processes_end_with_whoever_started_them(tmp_path: Path, monkeypa
 def test_a_second_reproduction_waits_and_a_stopped_one_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    command = [sys.executable, "-m", "pipeline.runner", "sh", "-c"]
+    command = [sys.executable, "-m", "pipeline.orchestration.runner", "sh", "-c"]
     first = subprocess.Popen([*command, "echo $$ > pid.tmp; mv pid.tmp pid.txt; sleep 600"], stderr=subprocess.PIPE, text=True)
     pid = _pid_of_sleep()
     second = subprocess.Popen([*command, "echo second >> order; exit 3"], stderr=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 # Plumbing that cannot change what a stage writes: command line, records, MLflow.
-PLUMBING = {"pipeline/stage.py", "pipeline/tracking.py", "pipeline/records.py", "pipeline/mirror.py"}
+PLUMBING = {"pipeline/stages/stage.py", "pipeline/tracking/record.py", "pipeline/tracking/file.py", "pipeline/tracking/mirror.py"}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -37,8 +37,8 @@ def closure(stage: str) -> set[str]:
         if path in seen:
             continue
         seen.add(path)
-        if path == "vrpo/tasks/math.py":
-            queue.append("vrpo/tasks/math_checker.py")  # started by path as a process of its own
+        if path == "vrpo/tasks/math/task.py":
+            queue.append("vrpo/tasks/math/checker.py")  # started by path as a process of its own
         queue += [name for name in imported_modules(ROOT / path) if name not in PLUMBING]
     return seen | {"vrpo/config.py"}  # through stage.py, which reads the parameters
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pipeline.intervals import bootstrap, headroom_share, interquartile_mean, paired, summary
+from vrpo.metrics.statistics import bootstrap, headroom_share, interquartile_mean, paired, summary
 
 
 @pytest.mark.parametrize(("count", "at_least", "at_most"), [(5, 0.76, 0.9), (14, 0.86, 0.97), (20, 0.88, 0.98)])
 def test_bootstrap_intervals_cover_the_mean(monkeypatch, count, at_least, at_most) -> None:
     """95 % of many values; less of few skewed ones, as `bootstrap` and the reports say."""
-    monkeypatch.setattr("pipeline.intervals.RESAMPLES", 999)
+    monkeypatch.setattr("vrpo.metrics.statistics.RESAMPLES", 999)
     draws = np.random.default_rng(0).gamma(2.0, 1.0, size=(300, count))  # skewed, mean 2
     found = [bootstrap(row.tolist()) for row in draws]
     coverage = np.mean([low <= 2.0 <= high for low, high in found])

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from pipeline import label
-from pipeline.stage import read_jsonl, write_jsonl
+from pipeline.files import read_jsonl, write_jsonl
+from pipeline.stages import label
 from vrpo.config import Params, UserError
-from vrpo.tasks.science import ScienceTask
+from vrpo.tasks.science.task import ScienceTask
 
 
 @pytest.mark.parametrize("letters", ["AB", "ABC"])

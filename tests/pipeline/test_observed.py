@@ -5,16 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline import evaluate, label, observed, reward
-from pipeline.stage import read_json, write_jsonl
+from pipeline.files import read_json, write_jsonl
+from pipeline.stages import evaluate, label, observed, reward
 from vrpo.config import Params
-from vrpo.critic import ValueModel
-from vrpo.evaluation import PolicySamples
-from vrpo.generation import decode, encode, generate
-from vrpo.models import new_llama
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.text import decode, encode
+from vrpo.models.loading import new_llama
 from vrpo.rewards.corrections import CorrectedReward
-from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer
+from vrpo.rollout.sampler import generate
+from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.dialogue.task import DialogueTask
+from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer
 
 COUNT = 400
 ROWS = [

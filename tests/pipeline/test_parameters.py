@@ -1,4 +1,4 @@
-"""Parameters against the machine and against the committed file: said at once, by `pipeline.check` and by stages."""
+"""Parameters against the machine and against the committed file: said at once, by `pipeline.tools.check` and by stages."""
 
 import json
 import subprocess
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import check, preflight, stage
+from pipeline import environment, preflight
+from pipeline.stages import stage
+from pipeline.tools import check
 from tests.pipeline.conftest import PROJECT
 from vrpo.config import Params, RuntimeConfig, UserError
 from vrpo.params_file import overlay, read_yaml
@@ -19,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with the committed parameters and profile mini; no device, two CPUs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
-    for name in stage.TELEMETRY_OFF:
+    for name in environment.TELEMETRY_OFF:
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(preflight, "_cuda_devices", lambda: 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
@@ -34,7 +36,7 @@ def write(changes: dict, source: Path = Path("params.yaml")) -> None:
 
 
 def started(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, name: str) -> tuple[int, str, list]:
-    """Exit code, standard error and calls of `run` of a stage, or of `pipeline.check`."""
+    """Exit code, standard error and calls of `run` of a stage, or of `pipeline.tools.check`."""
     calls: list = []
 
     def run(params: Params, *, record: object) -> dict:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import base, prepare
-from pipeline.stage import read_jsonl
+from pipeline.files import read_jsonl
+from pipeline.stages import base, prepare
 from vrpo.config import Params, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -222,7 +222,7 @@ def test_a_malformed_row_is_named_by_file_and_line(project, bad, message):
 def test_unusable_sources_are_one_clear_error(project, monkeypatch, name, message):
     import datasets
 
-    monkeypatch.setattr("vrpo.models.hub_reachable", lambda *_: False)
+    monkeypatch.setattr("vrpo.models.loading.hub_reachable", lambda *_: False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", datasets.config.HF_HUB_OFFLINE)  # restored afterwards
     (project / "empty.jsonl").write_text("")
     write_lines(project / "two.jsonl", problems(2))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.problems import normalise, read_problems
+from pipeline.stages.problems import normalise, read_problems
 from vrpo.config import UserError
 
 ARC = {"question": "Which?", "choices": {"text": ["rock", "gas"], "label": ["1", "2"]}, "answerKey": "2"}
@@ -105,7 +105,7 @@ def test_a_gated_set_says_what_to_do(monkeypatch):
     def gated(*_, **__):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub.")
 
-    monkeypatch.setattr("vrpo.models.hub_reachable", lambda *_: True)
+    monkeypatch.setattr("vrpo.models.loading.hub_reachable", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", gated)
     with pytest.raises(UserError, match=r"Idavidrein/gpqa: gated; accept its terms at https://.*then `hf auth login`"):
         read_problems("Idavidrein/gpqa", "gpqa_diamond", "train", "science", 0)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import report, runs, sections
-from pipeline.stage import write_json, write_jsonl
+from pipeline.files import write_json, write_jsonl
+from pipeline.reporting import runs, sections
+from pipeline.stages import report
 from vrpo.config import Params, UserError
 
 METHODS = ("ppo", "grpo", "vrpo")

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from pipeline import stage
+from pipeline import environment
+from pipeline.stages import stage
 from vrpo.config import OutOfReach, UserError
 
 
@@ -25,7 +26,7 @@ def test_the_exit_code_says_whether_to_try_again(tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("profile: tiny\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
-    for name in stage.TELEMETRY_OFF:
+    for name in environment.TELEMETRY_OFF:
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(SystemExit) as end:

@@ -12,10 +12,15 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import study, study_file, study_report, tracking
+from pipeline.files import write_json
 from pipeline.flow import prefect_environment
-from pipeline.records import read_events
-from pipeline.stage import write_json
+from pipeline.study import cells as study
+from pipeline.study import file as study_file
+from pipeline.study import report as study_report
+from pipeline.study import results as study_results
+from pipeline.study import run as study_run
+from pipeline.tracking import record as tracking
+from pipeline.tracking.file import read_events
 from vrpo.config import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -73,10 +78,10 @@ def test_results_outlive_parameters_that_came_later(home) -> None:
     file.parent.mkdir(parents=True)
     del params["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
     file.write_text(json.dumps(line) + "\n")
-    assert study.finished(Path("small.yaml")).keys() == {cell.key}
+    assert study_results.finished(Path("small.yaml")).keys() == {cell.key}
     params["train"]["critic"]["surprisal_inputs"] = True
     file.write_text(json.dumps(line) + "\n")
-    assert cell.key not in study.finished(Path("small.yaml"))
+    assert cell.key not in study_results.finished(Path("small.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -113,19 +118,19 @@ def test_what_is_no_study_is_refused(home, text, message) -> None:
 
 def test_an_unknown_table_is_refused_before_any_work(home) -> None:
     with pytest.raises(UserError, match="--table critic: not in small.yaml; use methods, critics"):
-        study.run(Path("small.yaml"), jobs=1, minutes=1, tables=["critic"])
+        study_run.run(Path("small.yaml"), jobs=1, minutes=1, tables=["critic"])
     assert not (home / "data").exists()
 
 
 def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
-    assert study.run(Path("small.yaml"), jobs=2, minutes=10, tables=["critics"]) == 0
+    assert study_run.run(Path("small.yaml"), jobs=2, minutes=10, tables=["critics"]) == 0
     file = home / "data/reports/study/small.jsonl"
     first = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["kind"] for line in first] == ["critic"] * 2
     assert {line["commit"] for line in first} == {tracking.code_version()}
-    assert study.run(Path("small.yaml"), jobs=2, minutes=0, tables=[]) == 0  # no time: nothing starts
+    assert study_run.run(Path("small.yaml"), jobs=2, minutes=0, tables=[]) == 0  # no time: nothing starts
     assert len(file.read_text().splitlines()) == 2
-    assert study.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
+    assert study_run.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[:2] == first and len(lines) == 10
     assert {path.name.partition("-")[0] for path in (home / "data/study").iterdir()} == set(study.INPUTS)
@@ -197,7 +202,7 @@ import json
 from pathlib import Path
 from prefect.testing.utilities import prefect_test_harness
 from prefect_dask import DaskTaskRunner
-from pipeline.prefect_flows import cells, local_cluster
+from pipeline.orchestration.flows import cells, local_cluster
 with prefect_test_harness(server_startup_timeout=180):
     assert cells.with_options(task_runner=DaskTaskRunner(cluster_kwargs=local_cluster(2)))("dask.yaml", 10, 2, []) == 0
 """
@@ -213,7 +218,7 @@ def test_two_dask_workers_come_to_the_numbers_of_one_process(home, monkeypatch) 
     environment = {**os.environ, **prefect_environment(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", DASK], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert study.run(Path("serial.yaml"), jobs=1, minutes=10, tables=[]) == 0
+    assert study_run.run(Path("serial.yaml"), jobs=1, minutes=10, tables=[]) == 0
     serial, dask = (results(home / f"data/reports/study/{name}.jsonl") for name in ("serial", "dask"))
     assert len(serial) == 2 and serial == dask
 
@@ -230,7 +235,7 @@ def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
     broken["tables"]["methods"] |= {"seeds": [0], "axes": {"method": METHODS | {"bad": {"base": {"source": "no-such-folder"}}}}}
     del broken["tables"]["critics"]
     Path("broken.yaml").write_text(yaml.safe_dump(broken, sort_keys=False))
-    assert study.run(Path("broken.yaml"), jobs=2, minutes=10, tables=[]) == 1
+    assert study_run.run(Path("broken.yaml"), jobs=2, minutes=10, tables=[]) == 1
     assert "no-such-folder" in capfd.readouterr().err
     assert len((home / "data/reports/study/broken.jsonl").read_text().splitlines()) == 2
 
@@ -293,7 +298,7 @@ def test_lines_of_parameters_that_do_not_exist_any_more_are_told_and_left_out(ho
     lines[0]["params"][section] = lines[0]["params"].get(section, {}) | values
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert study.finished(Path("small.yaml")).keys() == {cells[1].key}
+    assert study_results.finished(Path("small.yaml")).keys() == {cells[1].key}
     told = capsys.readouterr().err
     assert "small.jsonl: 1 of 2 lines are of older code and do not count, e.g. 1: " in told and section in told
 

@@ -3,17 +3,18 @@
 import pytest
 import torch
 
-from pipeline.heat_maps import heat_map, scales_of, shade
-from pipeline.tokens import choose, read_tokens
-from vrpo.advantages import compute_gae
+from pipeline.reporting.heat_maps import heat_map, scales_of, shade
+from pipeline.stages.token_values import choose, read_tokens
+from vrpo.algorithms.advantages import compute_gae
 from vrpo.config import GenerationConfig
-from vrpo.conversation import converse, replies
-from vrpo.critic import ValueModel
-from vrpo.generation import encode, generate, generation_settings, spans
-from vrpo.models import new_llama
-from vrpo.tasks.chain import new_tokenizer
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.text import encode, spans
+from vrpo.models.loading import new_llama
+from vrpo.rollout.conversation import converse, replies
+from vrpo.rollout.sampler import generate, generation_settings
 from vrpo.tasks.dialogue.task import DialogueTask
 from vrpo.tasks.dialogue.task import new_tokenizer as new_dialogue_tokenizer
+from vrpo.tasks.math.chain import new_tokenizer
 
 SETTINGS = {"temperature": 1.0, "gamma": 1.0, "lam": 0.9}
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import mirror, tracking
-from pipeline.records import Record, flatten, read_events
+from pipeline.tracking import mirror, send
+from pipeline.tracking import record as tracking
+from pipeline.tracking.file import Record, flatten, read_events
 from tests.pipeline.database import select
 from vrpo.config import Params, UserError
 
@@ -109,11 +110,11 @@ def test_outage_costs_one_line_and_loses_nothing(
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     for _ in range(3):
-        assert tracking.sync() == 1
+        assert send.sync() == 1
         assert runs() == [(NAME, "FINISHED")]
         assert points("loss") == list(range(600))
         FILE.with_suffix(".sync.json").unlink(missing_ok=True)  # a lost side file does not send anything twice
-    assert tracking.sync() == 1
+    assert send.sync() == 1
     shutil.copy(database, "mlflow.db")  # as if somebody had removed it
     subprocess.run([sys.executable, "-m", "pipeline.tracking", "sync"], check=True)
     assert points("loss") == list(range(600))
@@ -133,7 +134,7 @@ def test_hanging_server_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyP
 
 CHILD = """
 import sys, time
-from pipeline import tracking
+from pipeline.tracking import record as tracking
 from vrpo.config import Params
 with tracking.record(f"train-ppo-{sys.argv[1]}", stage="train", params=Params(), arguments=("ppo", int(sys.argv[1]))) as record:
     for step in range(50):
@@ -161,7 +162,7 @@ def test_two_stages_at_once_on_a_cold_database(workspace: Path) -> None:
     for stage in stages:
         stage.communicate(timeout=60)
         assert stage.returncode == 0
-    tracking.sync()  # on a very busy machine the children may have been given up
+    send.sync()  # on a very busy machine the children may have been given up
     assert sorted(runs()) == [(NAME, "FINISHED"), (NAME.replace("0", "1"), "FINISHED")]
     assert points("loss") == [*range(50), *range(50)]
 
@@ -170,7 +171,7 @@ def test_database_whose_creation_was_killed_is_made_anew(workspace: Path) -> Non
     Path("mlflow.db").unlink()
     code = """
 import os, sqlalchemy
-from pipeline import mirror
+from pipeline.tracking import mirror
 mirror.load_mlflow()
 count = 0
 def killed(connection, cursor, statement, *rest):
@@ -184,7 +185,7 @@ mirror.init_database(mirror.tracking_uri())
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     with tracking.record("train-ppo-0", **TRAIN):
         pass
-    tracking.sync()
+    send.sync()
     assert runs() == [(NAME, "FINISHED")]
 
 
@@ -198,7 +199,7 @@ def test_killed_stage_is_marked_and_its_resumption_continues_the_run(workspace: 
     record.resume([{"iteration": step, "loss": step / 7} for step in range(40)])
     record.metrics({"loss": 8.0}, 50)  # 40 to 49 were logged before the kill
     record.end("FINISHED")
-    tracking.sync()
+    send.sync()
     assert runs()[0][1] == "FINISHED"
     assert set(points("loss")) == set(range(51))
 
@@ -248,7 +249,7 @@ def test_data_sets_and_system_metrics_reach_mlflow(workspace: Path, monkeypatch:
             time.sleep(0.01)
         record.dataset("rows.jsonl", "training")
     for _ in range(2):
-        tracking.sync()
+        send.sync()
         FILE.with_suffix(".sync.json").unlink()
     assert select("SELECT name, dataset_profile FROM datasets") == [("rows.jsonl", '{"num_rows": 2}')]
     assert select("SELECT value FROM input_tags") == [("training",)]
@@ -278,7 +279,7 @@ def test_an_experiment_s_record_outlives_its_folder(workspace: Path, no_mirror: 
     shutil.rmtree(temporary)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv("DVC_EXP_NAME")
-    assert tracking.sync() == 1
+    assert send.sync() == 1
     assert select("SELECT value FROM tags WHERE key = 'pipeline_run'") == [("other-rate",)]
     assert select("SELECT name FROM runs")[0][0].endswith(", other-rate")  # not the name of the same cell in the checkout
 
@@ -297,7 +298,7 @@ def test_sync_names_the_record_and_the_store_that_does_not_answer(workspace: Pat
     with pytest.raises(
         UserError, match=r"^data/tracking/train-ppo-0.jsonl: MLflow \(http://127.0.0.1:9\) did not take the record.*sync again$"
     ):
-        tracking.sync()
+        send.sync()
 
 
 def test_a_copied_checkout_keeps_its_artifacts_to_itself(workspace: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:

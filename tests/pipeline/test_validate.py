@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import validate
-from pipeline.stage import TELEMETRY_OFF, write_jsonl
+from pipeline.environment import TELEMETRY_OFF
+from pipeline.files import write_jsonl
+from pipeline.stages import validate
 from vrpo.config import Params, UserError
 
 os.environ.update(TELEMETRY_OFF)

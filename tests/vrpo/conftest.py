@@ -3,7 +3,7 @@
 import pytest
 from tiny import tiny_policy
 
-from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer
+from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer
 
 
 @pytest.fixture(scope="session")

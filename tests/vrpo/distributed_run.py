@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from tiny import timeless, trainer
 
-from vrpo.tasks.chain import ChainTask, generate_problems, new_tokenizer
-from vrpo.trainer import Trainer
+from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer
+from vrpo.training.trainer import Trainer
 
 
 def few() -> Trainer:

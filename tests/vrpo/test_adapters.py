@@ -6,7 +6,7 @@ from tiny import assert_same, timeless, tiny_policy, trainer, weights
 from transformers import AutoModelForCausalLM
 
 from vrpo.config import UserError
-from vrpo.critic import ValueModel
+from vrpo.critics.value_model import ValueModel
 
 LORA = {"rank": 2, "alpha": 4.0}
 

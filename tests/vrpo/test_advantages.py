@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vrpo.advantages import compute_gae, group_relative_advantages, leave_one_out_advantages, length_adaptive_lambda
+from vrpo.algorithms.advantages import compute_gae, group_relative_advantages, leave_one_out_advantages, length_adaptive_lambda
 
 
 def reference_gae(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
@@ -118,7 +118,7 @@ def test_impossible_groups_are_refused(rows: int, group: int) -> None:
 def test_reinforce_subtracts_the_batch_mean_over_tokens() -> None:
     from vrpo.algorithms.reinforce import Reinforce
     from vrpo.config import TrainConfig
-    from vrpo.types import Experience
+    from vrpo.data.batch import Experience
 
     mask = torch.tensor([[True, True, True], [True, False, False]])
     tokens = torch.ones(2, 3, dtype=torch.long)

@@ -9,13 +9,13 @@ from transformers import LlamaForCausalLM
 
 from tests.architectures import CELLS, new_model, rollouts, verdict
 from vrpo.config import UserError
-from vrpo.critic import ValueModel
-from vrpo.forward import policy_forward
-from vrpo.generation import check_model, generate
-from vrpo.lm_head import LanguageModelHead
-from vrpo.semantics import head_statistics
-from vrpo.states import after_last_layer, backbone_of, backbone_states, states_width
-from vrpo.types import Rollout
+from vrpo.critics.semantics import head_statistics
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.batch import Rollout
+from vrpo.models.forward import policy_forward
+from vrpo.models.lm_head import LanguageModelHead
+from vrpo.models.states import after_last_layer, backbone_of, backbone_states, states_width
+from vrpo.rollout.sampler import check_model, generate
 
 WHOLE = ["OPT-350m like", "Gemma 2", "Phi", "MPT", "LFM2", "Qwen3-MoE"]
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vrpo.tasks.chain import ChainTask, generate_problems, work_through
+from vrpo.tasks.math.chain import ChainTask, generate_problems, work_through
 
 
 def evaluate(question: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vrpo.config import Params, TrainConfig, UserError, load_params, overlay, resolve_params
-from vrpo.trainer import Trainer
+from vrpo.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 

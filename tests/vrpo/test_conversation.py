@@ -8,17 +8,18 @@ import torch
 from tiny import METHODS, config, tiny_policy
 
 from vrpo.config import GenerationConfig, UserError
-from vrpo.conversation import converse, encode_turns, replies
-from vrpo.critic import ValueModel
-from vrpo.diagnostics import monte_carlo_check
-from vrpo.forward import policy_forward
-from vrpo.generation import decode, encode, generation_settings, pad_prompts, spans
-from vrpo.prompts import TURN_SEPARATOR
-from vrpo.scoring import new_experience
-from vrpo.supervised import encode_completion
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.batch import Rollout
+from vrpo.data.prompts import TURN_SEPARATOR
+from vrpo.data.text import decode, encode, encode_turns, pad_prompts, spans
+from vrpo.metrics.monte_carlo import monte_carlo_check
+from vrpo.models.forward import policy_forward
+from vrpo.models.supervised import encode_completion
+from vrpo.rewards.experience import new_experience
+from vrpo.rollout.conversation import converse, replies
+from vrpo.rollout.sampler import generation_settings
 from vrpo.tasks.dialogue.task import DialogueTask, new_tokenizer
-from vrpo.trainer import Trainer
-from vrpo.types import Rollout
+from vrpo.training.trainer import Trainer
 
 SETTINGS = GenerationConfig(max_new_tokens=5, max_turns=3)
 
@@ -87,7 +88,7 @@ def test_a_perfect_assistant_is_sampled_in_the_tokens_it_would_be_taught(tokeniz
         ids, mask = (part.flip(1) for part in pad_prompts([line[::-1] for line in said], tokenizer.pad_token_id))
         return Rollout(*pad_prompts(prompts, tokenizer.pad_token_id), ids, mask, torch.zeros(ids.shape))
 
-    monkeypatch.setattr("vrpo.conversation.generate", perfect)
+    monkeypatch.setattr("vrpo.rollout.conversation.generate", perfect)
     prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
     settings = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     rollout = converse(None, tokenizer, prompts, replies(task.environment, problems), seed=0, max_turns=10, **settings)

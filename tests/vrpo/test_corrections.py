@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vrpo.advantages import group_relative_advantages
+from vrpo.algorithms.advantages import group_relative_advantages
 from vrpo.config import UserError
 from vrpo.rewards.corrections import FlipRates, backward_correction, estimate_rates, forward_correction
 from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vrpo.critic import ValueHead, ValueModel
-from vrpo.states import response_states
-from vrpo.types import Rollout
+from vrpo.critics.value_model import ValueHead, ValueModel
+from vrpo.data.batch import Rollout
+from vrpo.models.states import response_states
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -76,7 +76,7 @@ def test_a_loaded_value_model_scores_texts(policy, tokenizer, problems, tmp_path
 
 def test_surprisal_inputs_by_hand(policy) -> None:
     """Against one sequence alone, token by token, with padding on both sides in the batch."""
-    from vrpo.surprisal import surprisal_inputs
+    from vrpo.critics.surprisal import surprisal_inputs
 
     prompt, response = [5, 6, 7], [8, 9, 3, 4]
     ids = torch.tensor([[0, 0, *prompt, *response, 0]])

@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
-from vrpo.critic import ValueModel
-from vrpo.diagnostics import MonteCarloCheck, correlation, explained_variance, health_warnings, monte_carlo_check
-from vrpo.generation import encode, generate
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.text import encode
+from vrpo.metrics.critic import correlation, explained_variance
+from vrpo.metrics.health import health_warnings
+from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
+from vrpo.rollout.sampler import generate
 
 
 def test_explained_variance() -> None:
@@ -124,7 +127,7 @@ def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tok
         def read(self, rollout, batch_size):
             return torch.arange(rollout.responses.shape[1]).float().expand(len(rollout), -1)
 
-    monkeypatch.setattr("vrpo.conversation.generate", recorded)
+    monkeypatch.setattr("vrpo.rollout.conversation.generate", recorded)
     check = monte_carlo_check(
         policy, Counter(), tokenizer, prompts, lambda responses: [1.0] * len(responses), samples=2, seed=0, **settings
     )

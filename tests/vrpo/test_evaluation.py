@@ -2,11 +2,12 @@
 
 import pytest
 
-from vrpo import evaluation
 from vrpo.config import GenerationConfig, UserError
-from vrpo.conversation import converse
-from vrpo.evaluation import accuracy, sample_texts
-from vrpo.generation import decode, encode, generation_settings
+from vrpo.data.text import decode, encode
+from vrpo.rollout import samples as evaluation
+from vrpo.rollout.conversation import converse
+from vrpo.rollout.sampler import generation_settings
+from vrpo.rollout.samples import accuracy, sample_texts
 from vrpo.seeding import derive_seed
 
 

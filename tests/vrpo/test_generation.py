@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from vrpo.config import GenerationConfig
-from vrpo.forward import policy_forward
-from vrpo.generation import decode, encode, generate, generation_settings
+from vrpo.data.text import decode, encode
+from vrpo.models.forward import policy_forward
+from vrpo.rollout.sampler import generate, generation_settings
 
 SETTINGS = {"max_new_tokens": 12, "temperature": 0.7}
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from tiny import trainer
 
 from vrpo.config import UserError
-from vrpo.identity import content, digest_rows
+from vrpo.training.identity import content, digest_rows
 
 
 @dataclass

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vrpo.config import UserError
+from vrpo.models.supervised import fit_implicit_reward
 from vrpo.rewards.implicit import ImplicitReward
 from vrpo.rewards.model import BlurredReward, find_blur, pairwise_accuracy
-from vrpo.supervised import fit_implicit_reward
 
 PROMPTS, RESPONSES = ["3+5.-2.......:", "1*1..........:", "3+5.-2.......:"], ["+58-26", "*11", "+58-25"]
 

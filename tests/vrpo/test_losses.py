@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from vrpo.losses import clipped, gaussian_kl, kl_k1, kl_k3, policy_loss, value_loss
-from vrpo.masking import masked_mean, masked_sum, masked_var, masked_whiten
+from vrpo.algorithms.losses import clipped, kl_k1, kl_k3, policy_loss
+from vrpo.critics.losses import gaussian_kl, value_loss
+from vrpo.data.masking import masked_mean, masked_sum, masked_var, masked_whiten
 
 NUMBER = st.floats(-2, 2)
 TOKENS = st.lists(st.tuples(NUMBER, NUMBER, NUMBER, NUMBER), min_size=1, max_size=12)

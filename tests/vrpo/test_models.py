@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
-from vrpo import models
 from vrpo.config import UserError
-from vrpo.models import from_package, load_causal_lm, load_tokenizer, new_llama, save_model
-from vrpo.tasks.chain import new_tokenizer
+from vrpo.models import loading as models
+from vrpo.models.loading import from_package, load_causal_lm, load_tokenizer, new_llama, save_model
+from vrpo.tasks.math.chain import new_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,16 @@ import pytest
 import torch
 from tiny import METHODS, assert_same, count_digits, tiny_policy, trainer, weights
 
-from vrpo.advantages import group_relative_advantages, leave_one_out_advantages
+from vrpo.algorithms.advantages import group_relative_advantages, leave_one_out_advantages
+from vrpo.algorithms.losses import clipped, kl_k1, kl_k3, policy_loss
 from vrpo.config import GenerationConfig, UserError
-from vrpo.diagnostics import correlation, explained_variance, finite_metrics, health_warnings
-from vrpo.evaluation import sample_texts
-from vrpo.forward import policy_forward
-from vrpo.losses import clipped, kl_k1, kl_k3, policy_loss
-from vrpo.masking import masked_centred, masked_mean, masked_var, masked_whiten
-from vrpo.scoring import reward_rounding
-from vrpo.semantics import _statistics, head_statistics
+from vrpo.critics.semantics import _statistics, head_statistics
+from vrpo.data.masking import masked_centred, masked_mean, masked_var, masked_whiten
+from vrpo.metrics.critic import correlation, explained_variance
+from vrpo.metrics.health import finite_metrics, health_warnings
+from vrpo.metrics.rollout import reward_rounding
+from vrpo.models.forward import policy_forward
+from vrpo.rollout.samples import sample_texts
 
 SIZES = [0.1, 12.3, -100.1, 1e6 + 0.3, 1e-30, 3e-41]
 
@@ -133,7 +134,7 @@ def test_nothing_in_padding_reaches_a_gradient(tokenizer, problems, method: str,
                 mask = arguments[1].response_mask
                 return replace(output, logprobs=torch.where(mask, output.logprobs, output.logprobs * 1e30 * 1e30))
 
-            monkeypatch.setattr("vrpo.objective.policy_forward", spoilt)
+            monkeypatch.setattr("vrpo.training.objective.policy_forward", spoilt)
         run.updater.step(experience, 1, True, run.critic is not None)
         gradients.append({name: p.grad.clone() for name, p in run.updater.models.named_parameters() if p.grad is not None})
     for other in gradients[1:]:
@@ -201,7 +202,7 @@ def with_dropout(tokenizer, **layers):
 def test_the_ratio_is_one_before_a_step_whatever_the_model_drops(tokenizer, problems, name: str, frugal: bool) -> None:
     from tiny import config
 
-    from vrpo.trainer import Trainer
+    from vrpo.training.trainer import Trainer
 
     changes = {"gradient_checkpointing": frugal, "kl_coefficient": 0.1, "learning_rate": 1e-12, "lora": {"rank": 2, "dropout": 0.3}}
     if name == "mixtral":
@@ -244,7 +245,7 @@ def test_micro_batches_change_nothing_where_a_gradient_is_zero_but_for_rounding(
     """The bias of a key has no effect; Adam would make whole steps of its gradient's rounding."""
     from tiny import config
 
-    from vrpo.trainer import Trainer
+    from vrpo.training.trainer import Trainer
 
     ends = []
     for size in (64, 4):
@@ -390,8 +391,8 @@ def test_ordinary_runs_warn_of_nothing_undefined(tokenizer, problems) -> None:
 def test_half_precision_weights_are_refused_and_frozen_ones_are_not(tokenizer, problems, kind) -> None:
     from tiny import config
 
-    from vrpo.supervised import fit_demonstrations
-    from vrpo.trainer import Trainer
+    from vrpo.models.supervised import fit_demonstrations
+    from vrpo.training.trainer import Trainer
 
     policy = tiny_policy(tokenizer).to(kind)
     with pytest.raises(UserError, match=r"policy: the weights to be trained are \w*float16, .*call model.float\(\)"):

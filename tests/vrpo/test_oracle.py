@@ -8,10 +8,11 @@ from tiny import config, trainer
 
 from vrpo.algorithms.oracle import Oracle, calibrated
 from vrpo.config import UserError
-from vrpo.scoring import experience_metrics, new_experience
-from vrpo.tasks.chain import ChainTask, work_through
-from vrpo.tasks.chain_oracle import ChainOracle, read_sheet, success_chances
-from vrpo.types import Experience, Rollout
+from vrpo.data.batch import Experience, Rollout
+from vrpo.metrics.rollout import experience_metrics
+from vrpo.rewards.experience import new_experience
+from vrpo.tasks.math.chain import ChainTask, work_through
+from vrpo.tasks.math.chain_oracle import ChainOracle, read_sheet, success_chances
 
 
 def test_chances_equal_what_happens() -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from vrpo.config import Params
-from vrpo.tasks import physics
 from vrpo.tasks.loader import load_task
-from vrpo.tasks.physics import LAWS, MISTAKES, UNITS, PhysicsTask, derive, generate_problems, new_tokenizer, read_question
+from vrpo.tasks.science import physics
+from vrpo.tasks.science.physics import LAWS, MISTAKES, UNITS, PhysicsTask, derive, generate_problems, new_tokenizer, read_question
 
 QUESTION = "mass 3000 g , acceleration 4 m/s2 , force in N ? 7 (A) 12 (B) 120 (C) 13 (D)"
 

@@ -6,12 +6,13 @@ from test_generation import absolute_positions
 from tiny import config, count_digits, tiny_policy, trainer
 
 from vrpo.config import GenerationConfig, UserError
-from vrpo.conversation import converse
-from vrpo.critic import ValueModel
-from vrpo.evaluation import sample_texts
-from vrpo.generation import encode, generate, generation_settings
-from vrpo.supervised import encode_completion, fit_demonstrations
-from vrpo.trainer import Trainer
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.text import encode
+from vrpo.models.supervised import encode_completion, fit_demonstrations
+from vrpo.rollout.conversation import converse
+from vrpo.rollout.sampler import generate, generation_settings
+from vrpo.rollout.samples import sample_texts
+from vrpo.training.trainer import Trainer
 
 
 def new_trainer(policy, tokenizer, problems, reward=count_digits, new=8, **options) -> Trainer:
@@ -27,7 +28,7 @@ def blank_for(tokenizer) -> None:
 
 @pytest.fixture
 def own_tokenizer():
-    from vrpo.tasks.chain import new_tokenizer
+    from vrpo.tasks.math.chain import new_tokenizer
 
     return new_tokenizer()
 

@@ -7,8 +7,8 @@ from datasets import Dataset, DatasetDict
 from tiny import config, count_digits, tiny_policy, trainer
 
 from vrpo.config import GenerationConfig, UserError
-from vrpo.prompts import TAKEN, prompt_rows
-from vrpo.trainer import Trainer
+from vrpo.data.prompts import TAKEN, prompt_rows
+from vrpo.training.trainer import Trainer
 
 ONE = Dataset.from_list([{"prompt": "1+1"}])
 
@@ -119,7 +119,7 @@ def test_validation_may_be_a_table_or_nothing(tokenizer, problems) -> None:
 
 def test_conversations_train_from_a_folder_without_a_tokenizer_object(tokenizer, problems, tmp_path) -> None:
     """A saved chat model, named by its folder, on conversations: the whole way of a user."""
-    from vrpo.models import save_model
+    from vrpo.models.loading import save_model
 
     save_model(tiny_policy(tokenizer), tokenizer, tmp_path / "chat")
     (tmp_path / "chat/chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")

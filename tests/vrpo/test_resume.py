@@ -8,11 +8,12 @@ import pytest
 import torch
 from tiny import assert_same, count_digits, timeless, tiny_policy, trainer, weights
 
-from vrpo import checkpoint, files
-from vrpo.checkpoint import load_checkpoint, save_checkpoint
+from vrpo import files
 from vrpo.config import UserError
-from vrpo.critic import ValueModel
-from vrpo.models import load_causal_lm, load_tokenizer, save_model
+from vrpo.critics.value_model import ValueModel
+from vrpo.models.loading import load_causal_lm, load_tokenizer, save_model
+from vrpo.training import checkpoint
+from vrpo.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def killed(run, saves: int):
@@ -124,7 +125,7 @@ def test_a_resumption_by_other_code_is_said(tokenizer, problems, tmp_path, monke
     killed(trainer(tokenizer, problems, "grpo", checkpoint=path), 2)
     trainer(tokenizer, problems, "grpo", checkpoint=path).resume()
     assert "mixture" not in caplog.text
-    monkeypatch.setattr("vrpo.trainer.code_digest", lambda: "other")
+    monkeypatch.setattr("vrpo.training.trainer.code_digest", lambda: "other")
     trainer(tokenizer, problems, "grpo", checkpoint=path).resume()
     assert "written by other code than goes on now" in caplog.text
 

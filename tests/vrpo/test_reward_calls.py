@@ -12,9 +12,9 @@ import torch
 from tiny import count_digits, trainer
 
 from vrpo.config import UserError
+from vrpo.data.batch import Rollout
 from vrpo.rewards.calling import call_reward, check_reward
-from vrpo.scoring import new_experience
-from vrpo.types import Rollout
+from vrpo.rewards.experience import new_experience
 
 ROWS = [{"prompt": f"p{i}", "answer": str(i)} for i in range(3)]
 TEXTS = ["a", "b", "c"]

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vrpo.advantages import compute_gae
+from vrpo.algorithms.advantages import compute_gae
+from vrpo.data.batch import Rollout
+from vrpo.metrics.rollout import experience_metrics, variance_parts
+from vrpo.rewards.experience import at_last_token, new_experience, repeats
 from vrpo.rewards.noise import NoiseChannel
-from vrpo.scoring import at_last_token, experience_metrics, new_experience, repeats, variance_parts
-from vrpo.types import Rollout
 
 LENGTHS = torch.tensor([1, 3, 5, 5, 2, 4] * 20)
 MASK = torch.arange(5) < LENGTHS[:, None]

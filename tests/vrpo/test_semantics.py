@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vrpo import semantics
-from vrpo.lm_head import LanguageModelHead
-from vrpo.semantics import response_statistics, semantic_losses, top_ratio_mask
+from vrpo.critics import semantics
+from vrpo.critics.semantics import response_statistics, semantic_losses, top_ratio_mask
+from vrpo.models.lm_head import LanguageModelHead
 
 
 def naive(hidden, weight, targets):

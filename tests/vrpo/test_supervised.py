@@ -5,9 +5,9 @@ import torch
 from transformers import Trainer
 
 from vrpo.config import UserError
-from vrpo.models import new_llama
-from vrpo.supervised import IGNORED, encode_pairs, fit_demonstrations, fit_preferences
-from vrpo.tasks.chain import ChainTask, generate_problems, work_through
+from vrpo.models.loading import new_llama
+from vrpo.models.supervised import IGNORED, encode_pairs, fit_demonstrations, fit_preferences
+from vrpo.tasks.math.chain import ChainTask, generate_problems, work_through
 
 SETTINGS = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "seed": 0, "stage": "sft"}
 
@@ -61,7 +61,7 @@ def test_eos_already_there_is_not_doubled(tokenizer):
 
 
 def test_prompt_tokens_are_those_of_generation(tokenizer, pairs):
-    from vrpo.generation import encode
+    from vrpo.data.text import encode
 
     prompts = [pair["prompt"] for pair in pairs]
     assert [prompt for prompt, _ in encode_pairs(tokenizer, prompts, prompts)] == encode(tokenizer, prompts)
@@ -128,7 +128,7 @@ def test_diverging_run_stops(model, tokenizer, pairs):
 
 
 def test_preferences_put_chosen_first_and_learn(tokenizer, pairs, batches, tmp_path):
-    from vrpo.models import save_model
+    from vrpo.models.loading import save_model
     from vrpo.rewards.model import new_reward_model
 
     save_model(new_llama(tokenizer, hidden_size=32, layers=1, heads=2, seed=0), tokenizer, tmp_path / "sft")

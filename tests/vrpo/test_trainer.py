@@ -7,9 +7,9 @@ import torch
 from tiny import METHODS, assert_same, count_digits, timeless, trainer, weights
 
 from vrpo.config import UserError
-from vrpo.generation import decode
-from vrpo.scoring import at_last_token, new_experience
-from vrpo.types import Rollout
+from vrpo.data.batch import Rollout
+from vrpo.data.text import decode
+from vrpo.rewards.experience import at_last_token, new_experience
 
 
 @pytest.mark.parametrize("method", METHODS)

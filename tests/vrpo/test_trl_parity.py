@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import count_digits, trainer
 
-from vrpo.forward import policy_forward
-from vrpo.models import save_model
-from vrpo.objective import policy_terms
+from vrpo.models.forward import policy_forward
+from vrpo.models.loading import save_model
+from vrpo.training.objective import policy_terms
 
 CASES = {
     "grpo": ("GRPO", {"loss_type": "dapo", "beta": 0.0}),

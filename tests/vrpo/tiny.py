@@ -5,7 +5,7 @@ import copy
 import torch
 
 from vrpo.config import GenerationConfig, TrainConfig
-from vrpo.trainer import Trainer
+from vrpo.training.trainer import Trainer
 
 METHODS = ["ppo", "vrpo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vrpo.advantages import group_relative_advantages
+from vrpo.algorithms.advantages import group_relative_advantages
 from vrpo.algorithms.grpo import GRPO
 
 

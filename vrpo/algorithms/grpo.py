@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vrpo.advantages import group_relative_advantages
+from vrpo.algorithms.advantages import group_relative_advantages
 from vrpo.config import TrainConfig
-from vrpo.types import Experience
+from vrpo.data.batch import Experience
 
 
 class GRPO:

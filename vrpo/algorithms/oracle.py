@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vrpo.advantages import compute_gae
+from vrpo.algorithms.advantages import compute_gae
 from vrpo.algorithms.ppo import PPO
 from vrpo.config import TrainConfig, UserError
-from vrpo.types import Experience
+from vrpo.data.batch import Experience
 
 
 class Oracle(PPO):

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vrpo.advantages import compute_gae, length_adaptive_lambda
+from vrpo.algorithms.advantages import compute_gae, length_adaptive_lambda
 from vrpo.config import TrainConfig
-from vrpo.critic import ValueModel
-from vrpo.losses import value_loss
-from vrpo.masking import masked_mean
-from vrpo.types import Experience
+from vrpo.critics.losses import value_loss
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_mean
 
 
 class PPO:

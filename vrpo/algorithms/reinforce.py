@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vrpo.algorithms.reinforce_pp import ReinforcePP
-from vrpo.masking import masked_centred
-from vrpo.types import Experience
+from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_centred
 
 
 class Reinforce(ReinforcePP):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vrpo.advantages import returns_to_go
+from vrpo.algorithms.advantages import returns_to_go
 from vrpo.algorithms.grpo import GRPO
 from vrpo.config import TrainConfig
-from vrpo.types import Experience
+from vrpo.data.batch import Experience
 
 
 class ReinforcePP(GRPO):

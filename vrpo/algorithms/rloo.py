@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vrpo.advantages import leave_one_out_advantages
+from vrpo.algorithms.advantages import leave_one_out_advantages
 from vrpo.algorithms.grpo import GRPO
 
 

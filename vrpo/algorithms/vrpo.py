@@ -7,7 +7,7 @@ Three changes to the critic:
 2. an entropy loss, 0.5 * mean H[P_V(. | x_t)], on the 80 % of tokens with the highest entropy;
 3. a perplexity loss, 0.5 * mean -log P_V(y_t | x_t), on the 80 % with the highest surprisal,
 
-with P_V the softmax of a frozen copy of the SFT model's whole LM head (see `vrpo.lm_head`) on the critic's states x_t. Which tokens are uncertain is
+with P_V the softmax of a frozen copy of the SFT model's whole LM head (see `vrpo.models.lm_head`) on the critic's states x_t. Which tokens are uncertain is
 decided anew in each iteration, over all its rollouts. With beta = 0, depth 0 and zero weights nothing is left but PPO.
 """
 
@@ -18,12 +18,12 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from vrpo.algorithms.ppo import PPO
-from vrpo.critic import ValueModel
-from vrpo.lm_head import LanguageModelHead
-from vrpo.masking import masked_mean
-from vrpo.semantics import response_statistics, semantic_losses, top_ratio_mask
-from vrpo.states import after_last_layer
-from vrpo.types import Experience
+from vrpo.critics.semantics import response_statistics, semantic_losses, top_ratio_mask
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_mean
+from vrpo.models.lm_head import LanguageModelHead
+from vrpo.models.states import after_last_layer
 
 
 class VRPO(PPO):

@@ -81,7 +81,7 @@ CORRECTIONS = {"backward": backward_correction, "forward": forward_correction}
 
 @dataclass(frozen=True)
 class CorrectedReward:
-    """A reward (see `vrpo.trainer.Trainer`) whose scores pass through one of the `CORRECTIONS`."""
+    """A reward (see `vrpo.training.trainer.Trainer`) whose scores pass through one of the `CORRECTIONS`."""
 
     reward: Any
     kind: str

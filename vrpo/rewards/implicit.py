@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from vrpo.forward import policy_forward
-from vrpo.generation import pad_prompts
-from vrpo.supervised import Completion, encode_pairs
-from vrpo.types import Rollout
+from vrpo.data.batch import Rollout
+from vrpo.data.text import pad_prompts
+from vrpo.models.forward import policy_forward
+from vrpo.models.supervised import Completion, encode_pairs
 
 
 class ImplicitReward:

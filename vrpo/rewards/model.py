@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from vrpo.config import UserError
-from vrpo.models import damage_named, load_tokenizer, refuse_non_finite
+from vrpo.models.loading import damage_named, load_tokenizer, refuse_non_finite
+from vrpo.models.supervised import Completion, encode_pairs
 from vrpo.seeding import derive_seed, uniform
-from vrpo.supervised import Completion, encode_pairs
 
 Scorer = Callable[[list[str], Sequence[Completion]], list[float]]
 

@@ -15,7 +15,7 @@ class Task(Protocol):
     response appends the end-of-text token; responses are decoded with `skip_special_tokens=True`.
 
     Attributes:
-        environment: answers the policy's turns where a response is a dialogue (see `vrpo.conversation`).
+        environment: answers the policy's turns where a response is a dialogue (see `vrpo.rollout.conversation`).
     """
 
     environment: Callable[[dict[str, Any], list[str]], str | None] | None = None

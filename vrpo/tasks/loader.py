@@ -20,11 +20,11 @@ def load_task(params: Params, tokenizer: Any = None) -> Task:
 def text_task(domain: str, tokenizer: Any = None) -> Task:
     """The task of a domain on real text: data sets and benchmarks."""
     if domain == "math":
-        from vrpo.tasks.math import MathTask
+        from vrpo.tasks.math.task import MathTask
 
         return MathTask(tokenizer)
     if domain == "science":
-        from vrpo.tasks.science import ScienceTask
+        from vrpo.tasks.science.task import ScienceTask
 
         return ScienceTask(tokenizer)
     raise UserError(f"domain = {domain!r}: has no questions with one answer; use math or science, or prepare.dataset = procedural")

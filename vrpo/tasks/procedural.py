@@ -11,11 +11,11 @@ from vrpo.tasks.base import ProceduralTask
 def procedural_task(params: Params, tokenizer: Any = None) -> ProceduralTask:
     """The domain's own generator. `tokenizer`, of the policy, is for tasks that speak through its chat template."""
     if params.domain == "math":
-        from vrpo.tasks.chain import ChainTask
+        from vrpo.tasks.math.chain import ChainTask
 
         return ChainTask(params.prepare.max_length, params.prepare.min_length)
     if params.domain == "science":
-        from vrpo.tasks.physics import PhysicsTask
+        from vrpo.tasks.science.physics import PhysicsTask
 
         return PhysicsTask()
     from vrpo.tasks.dialogue.task import DialogueTask

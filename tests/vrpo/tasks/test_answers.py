@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from vrpo.tasks import math as module
-from vrpo.tasks.math import MathTask, canonical, last_boxed
+from vrpo.tasks.math import task as module
+from vrpo.tasks.math.task import MathTask, canonical, last_boxed
 
 TABLES = {
     "scientific notation": r"""

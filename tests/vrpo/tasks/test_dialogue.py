@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vrpo.config import UserError
-from vrpo.prompts import TURN_SEPARATOR
+from vrpo.data.prompts import TURN_SEPARATOR
 from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.canonical import canonical

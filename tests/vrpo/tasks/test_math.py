@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from vrpo.config import Params
-from vrpo.tasks import math as module
 from vrpo.tasks.loader import load_task
-from vrpo.tasks.math import MathTask, canonical, last_boxed
+from vrpo.tasks.math import task as module
+from vrpo.tasks.math.task import MathTask, canonical, last_boxed
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 

@@ -4,7 +4,7 @@ import pytest
 
 from vrpo.config import Params
 from vrpo.tasks.loader import load_task
-from vrpo.tasks.science import ScienceTask, option_lines, read_option
+from vrpo.tasks.science.task import ScienceTask, option_lines, read_option
 
 
 @pytest.mark.parametrize(

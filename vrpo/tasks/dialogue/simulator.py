@@ -236,7 +236,7 @@ class Dialogue:
     def _form(self) -> list[str]:
         """What symbols show at the end of every message: a cell for each slot of the goal with what the user last said, or the answers asked for.
 
-        Like the worksheet of `vrpo.tasks.chain`: cells at constant distances are what lets a very small Transformer learn in a few
+        Like the worksheet of `vrpo.tasks.math.chain`: cells at constant distances are what lets a very small Transformer learn in a few
         hundred steps. `.` stands for a slot that was not told, `-` fills the form up.
         """
         if self._open:

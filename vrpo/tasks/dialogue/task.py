@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from vrpo.prompts import TURN_SEPARATOR
+from vrpo.data.prompts import TURN_SEPARATOR
 from vrpo.tasks.base import ProceduralTask
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.metrics import DialogueScore, pass_hat_k, score_dialogue, summarise
@@ -77,7 +77,7 @@ class DialogueTask(ProceduralTask):
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def environment(self, row: dict[str, Any], turns: list[str]) -> str | None:
-        """What user and service answer to the assistant's last turn, None when the user leaves (see `vrpo.conversation`)."""
+        """What user and service answer to the assistant's last turn, None when the user leaves (see `vrpo.rollout.conversation`)."""
         dialogue = play(load_scenario(row["answer"]), turns, self.english)
         return None if dialogue.over else dialogue.messages[-1]
 

@@ -1,0 +1,1 @@
+"""Running the graph: Prefect flows, schedules, DVC processes."""

@@ -1,0 +1,128 @@
+"""The evaluated runs of the matrix: reading them, and the statistics of their comparison."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json, read_jsonl
+from vrpo.config import Params, UserError
+
+DATA = Path("data")
+REQUIRED = (
+    *("method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic", "seconds"),
+    *("proxy_gap", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb"),
+)
+
+Curve = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the matrix: its evaluation, the rows of its log, its run.json and some responses by tokens (all but the first may be
+    empty)."""
+
+    method: str
+    seed: int
+    evaluation: dict[str, Any]
+    log: list[dict[str, Any]] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.seed}"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all training phases together (without run.json: those of the evaluation too)."""
+        return float(sum((self.info.get("seconds") or self.evaluation["seconds"]).values()))
+
+    def curve(self, key: str) -> Curve:
+        """Total rollouts (warm-up included) and values of one log key, where it is present and finite."""
+        points = [(row["rollouts"], row[key]) for row in self.log if is_number(row.get(key)) and is_number(row.get("rollouts"))]
+        return [float(x) for x, _ in points], [float(y) for _, y in points]
+
+    def accuracy_curve(self) -> Curve:
+        """Validation accuracy against total rollouts. Until the first policy update it is that of the cold start."""
+        x, y = self.curve("validation/accuracy")
+        start = self.info.get("accuracy_init")
+        if x and is_number(start):
+            still = [0.0, float(self.info.get("rollouts_warmup") or 0)]
+            before = [rollouts for rollouts in dict.fromkeys(still) if rollouts < x[0]]
+            x, y = before + x, [float(start)] * len(before) + y
+        return x, y
+
+
+def load_runs(params: Params) -> list[Run]:
+    """The runs of the matrix in params.yaml that have been evaluated, in its order; files of other cells are left out."""
+    runs = []
+    for method, seed in itertools.product(params.methods, params.seeds):
+        path = DATA / "evaluations" / f"{method}-{seed}.json"
+        if not path.exists():
+            continue
+        evaluation = read_json(path)
+        missing = [key for key in REQUIRED if key not in evaluation]
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(missing)}; remove the file and run `dvc repro evaluate` again")
+        folder = DATA / "runs" / f"{method}-{seed}"
+        log = read_jsonl(folder / "log.jsonl") if (folder / "log.jsonl").exists() else []
+        info = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+        tokens = DATA / "tokens" / f"{method}-{seed}.json"
+        runs.append(Run(method, seed, evaluation, log, info, read_json(tokens, list) if tokens.exists() else []))
+    if not runs:
+        raise UserError(f"{DATA / 'evaluations'}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
+    return runs
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number (a bool is none)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def interval(values: list[float], confidence: float) -> dict[str, Any]:
+    """Mean of independent values with its Student t interval; `ci95` is None for fewer than two values."""
+    from scipy import stats
+
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return {"mean": mean, "ci95": None, "n": count}
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    return {"mean": mean, "ci95": [mean - half, mean + half], "n": count}
+
+
+def area(curve: Curve, low: float, high: float) -> float:
+    """Mean height of a piecewise linear curve between two x values (area under the curve over its width)."""
+    import numpy as np
+
+    x = np.unique([low, high, *(value for value in curve[0] if low < value < high)])
+    y = np.interp(x, *curve)
+    return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (high - low))
+
+
+def learning_areas(runs: list[Run]) -> dict[str, float]:
+    """Mean validation accuracy over the rollouts that all runs have in common, per run name."""
+    curves = {run.name: run.accuracy_curve() for run in runs}
+    curves = {name: curve for name, curve in curves.items() if len(curve[0]) > 1}
+    if not curves:
+        return {}
+    low, high = max(x[0] for x, _ in curves.values()), min(x[-1] for x, _ in curves.values())
+    return {name: area(curve, low, high) for name, curve in curves.items()} if high > low else {}
+
+
+def compare(runs: list[Run], values: dict[str, float], metric: str, confidence: float) -> list[dict[str, Any]]:
+    """Paired differences a - b over common seeds for every pair of methods; the later method of the matrix comes first."""
+    methods = list(dict.fromkeys(run.method for run in runs))
+    comparisons = []
+    for b, a in itertools.combinations(methods, 2):
+        seeds = [run.seed for run in runs if run.method == a and f"{a}-{run.seed}" in values and f"{b}-{run.seed}" in values]
+        if seeds:
+            differences = [values[f"{a}-{seed}"] - values[f"{b}-{seed}"] for seed in seeds]
+            result = interval(differences, confidence)
+            comparisons.append({"a": a, "b": b, "metric": metric, "mean_diff": result["mean"], "ci95": result["ci95"], "seeds": seeds})
+    return comparisons

@@ -1,0 +1,303 @@
+"""Tables and words of the report, as plain data that the Markdown and the HTML template lay out.
+
+The longer prose is in `templates/captions.yaml`.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.reporting.figures import style
+from pipeline.reporting.heat_maps import heat_map, scales_of
+from pipeline.reporting.runs import Run, is_number
+from vrpo.config import Params
+
+CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"
+PROBLEMS = {  # of each domain: its own problems, and those of a data set
+    "math": ("chain arithmetic", "free-form math"),
+    "science": ("science questions with options", "science benchmarks"),
+    "dialogue": ("slot-filling dialogues", "recorded dialogues"),
+}
+METRICS = {"accuracy": "test accuracy", "aulc": "learning curve area"}
+WORDS = ("Measure", "What it shows", "Check", "What to do")  # columns of text, not numbers
+NOISE = {
+    "label_accuracy": "labels that are right",
+    "label_error": "set: preference pairs in the wrong order",
+    "length_bias": "set: preference pairs decided by length",
+    "false_positive_rate": "set: rewards of 0 flipped to 1",
+    "false_negative_rate": "set: rewards of 1 flipped to 0",
+    "wrong_reference_rate": "set: references replaced by wrong ones",
+    "prompt_flip_rate": "set: problems whose rewards are all inverted",
+    "heavy_tail_scale": "set: scale of heavy tails added to rewards",
+    "heavy_tail_degrees": "set: their degrees of freedom",
+}
+ALT = {
+    "comparison": "Test accuracy per method with intervals, and paired differences between methods",
+    "learning_curves": "Validation accuracy against total rollouts for each method",
+    "rewards": "Clean and observed reward against total rollouts, one panel per method",
+    "critic": "Critic diagnostics over training",
+    "accuracy_by_length": "Test accuracy by problem length",
+}
+
+
+def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
+    """Everything the templates need: title, facts, findings and sections of text, tables and figures."""
+    methods = list(summary["methods"])
+    text = texts(summary["confidence"])
+    figures = {name: _picture(path, name, text[name]) for name, path in images.items()}
+    plan: list[tuple[str, str, list[Any], list[str]]] = [  # title, text, tables, figures
+        ("Results", text["results"], [results_table(summary, text)], ["comparison"]),
+        ("Dialogues", "", [_dialogues(runs, summary, text)], []),
+        ("Paired differences", "", [differences_table(summary, text)], []),
+        ("Learning", "", [], ["learning_curves", "rewards"]),
+        ("Critic", "", [_critic(summary, text)], ["critic"]),
+        ("Accuracy by problem length", "", [], ["accuracy_by_length"]),
+        ("Noise in labels and rewards", "", [_labels(summary, text), _rewards(runs, summary, text)], []),
+        ("Time", "", [_stages(summary, text), _phases(runs, summary, text)], []),
+        ("Health warnings", "" if summary["health"] else text["healthy"], [_health(summary)], []),
+    ]
+    sections = [
+        {
+            "title": title,
+            "text": words,
+            "tables": list(filter(None, tables)),
+            "figures": [figures[name] for name in names if name in figures],
+        }
+        for title, words, tables, names in plan
+    ]
+    problems = PROBLEMS[params.domain][params.prepare.dataset != "procedural"]
+    return {
+        "title": f"{_enumerate([method.upper() for method in methods])} on {problems} with noisy rewards",
+        "facts": facts(runs, summary),
+        "findings": findings(summary),
+        "sections": [section for section in sections if section["text"] or section["tables"] or section["figures"]],
+        "heat_maps": heat_maps(runs),
+        "heat_maps_text": text["heat_maps"],
+        "words": WORDS,
+        "colors": {method.upper(): style(method, methods)[0] for method in methods},
+    }
+
+
+def heat_maps(runs: list[Run]) -> list[dict[str, Any]]:
+    """For the first seed of each method, a few responses token by token, each kind once."""
+    first = {run.method: run for run in reversed(runs)}
+    shown = {method: {response["kind"]: response for response in reversed(run.tokens)}.values() for method, run in first.items()}
+    scales = scales_of([response for responses in shown.values() for response in responses])
+    return [
+        {"run": f"{method.upper()}, seed {first[method].seed}", "responses": [heat_map(response, scales) for response in shown[method]]}
+        for method in dict.fromkeys(run.method for run in runs)
+        if shown[method]
+    ]
+
+
+def texts(confidence: float) -> dict[str, str]:
+    """The report's prose by name."""
+    captions = yaml.safe_load(CAPTIONS.read_text(encoding="utf-8"))
+    return {key: words.format(percent=f"{confidence:.0%}") for key, words in captions.items()}
+
+
+def number(value: Any, digits: int = 2, scale: float = 1.0, sign: str = "") -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    return f"{value * scale:{sign},.{digits}f}".replace("-", "−") if is_number(value) else "–"
+
+
+def mean(result: dict[str, Any] | None, digits: int = 2, scale: float = 1.0) -> str:
+    """The mean of an interval (see `runs.interval`)."""
+    return number(result["mean"], digits, scale) if result else "–"
+
+
+def spread(result: dict[str, Any] | None, digits: int = 2, scale: float = 1.0) -> str:
+    """Mean ± half the interval; the mean alone where there is no interval."""
+    half = f" ± {number((result['ci95'][1] - result['ci95'][0]) / 2, digits, scale)}" if result and result["ci95"] else ""
+    return mean(result, digits, scale) + half
+
+
+def verdict(comparison: dict[str, Any]) -> str:
+    """What a paired interval allows to say, and no more."""
+    if not comparison["ci95"]:
+        return "one common seed, no interval: nothing shown"
+    low, high = comparison["ci95"]
+    if low <= 0 <= high:
+        return "no difference shown (interval contains 0)"
+    return f"{(comparison['a'] if low > 0 else comparison['b']).upper()} higher"
+
+
+def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of the lines under the title."""
+    host = summary["machine"]
+    noise = runs[0].evaluation["noise"] or {}
+    rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:", "false_positive_rate": "flips 0 to 1:"}
+    rates |= {"false_negative_rate": "flips 1 to 0:"}
+    rates |= {
+        key: name for key, name in {"prompt_flip_rate": "problems inverted:", "heavy_tail_scale": "heavy tails:"}.items() if noise.get(key)
+    }
+    noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
+    noises += [f"{name} {number(noise[key], 0, 100)} %" for key, name in rates.items() if is_number(noise.get(key))]
+    methods = ", ".join(method.upper() for method in summary["methods"])
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+    found = [
+        ("Profile", f"{summary['profile']}, code {summary['git']}"),
+        ("Runs", f"{len(runs)}: {methods} with seeds {seeds}"),
+        ("Noise", ", ".join(noises)),
+        ("Machine", f"{host['cpus']} CPUs ({host['processor']}), {host['memory_gb']} GB; Python {host['python']}, torch {host['torch']}"),
+    ]
+    if summary["champion"]:
+        found.append(("Champion", f"{summary['champion']} (best last validation accuracy)"))
+    if summary["missing_runs"]:
+        found.append(("Missing", f"{', '.join(summary['missing_runs'])}: not evaluated, not in this report"))
+    return found
+
+
+def findings(summary: dict[str, Any]) -> list[str]:
+    """The report in a few sentences."""
+    lines = []
+    for method, values in summary["methods"].items():
+        count = values["accuracy"]["n"]
+        start = f", from {mean(values['accuracy_init'], 1, 100)} % at the cold start" if values["accuracy_init"] else ""
+        lines.append(f"{method.upper()}: {spread(values['accuracy'], 1, 100)} % test accuracy ({count} seed{'s' * (count > 1)}){start}.")
+    for row in summary["comparisons"]:
+        if row["metric"] == "accuracy":
+            difference = f"{number(row['mean_diff'], 1, 100, '+')} points{_bounds(row, ' ')}"
+            lines.append(f"{_pair(row)}: {difference}: {verdict(row)}.")
+    return lines
+
+
+def _table(headers: list[str], rows: list[list[str]], caption: str = "") -> dict[str, Any] | None:
+    """None without rows."""
+    return {"headers": headers, "rows": rows, "caption": caption} if rows else None
+
+
+def _picture(path: Path, name: str, caption: str) -> dict[str, str]:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return {"path": f"{path.parent.name}/{path.name}", "uri": f"data:image/png;base64,{data}", "alt": ALT[name], "caption": caption}
+
+
+def results_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """One row a method."""
+    columns = {
+        "Seeds": lambda v: str(v["accuracy"]["n"]),
+        "Cold start (%)": lambda v: mean(v["accuracy_init"], 1, 100),
+        "Accuracy (%)": lambda v: spread(v["accuracy"], 1, 100),
+        "Length inflation (×)": lambda v: spread(v["length_inflation"]),
+        "Proxy gap": lambda v: spread(v["proxy_gap"], 3),
+        "Rollouts": lambda v: mean(v["rollouts"], 0),
+        "for value warm-up": lambda v: mean(v["rollouts_warmup"], 0),
+        "Policy updates": lambda v: mean(v["policy_updates"], 0),
+        "Training (s)": lambda v: mean(v["seconds"], 0),
+    }
+    rows = [[method.upper(), *(cell(values) for cell in columns.values())] for method, values in summary["methods"].items()]
+    return _table(["Method", *columns], rows, text["results_table"])
+
+
+def _dialogues(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """What only dialogues have; None for the other domains."""
+    if "dialogue" not in runs[0].evaluation:
+        return None
+    most = max(runs[0].evaluation["dialogue"]["pass_hat_k"], key=int)
+    headers = ["Method", "TCR", "ACR", "Re-asks", "GCR", f"pass^{most}", "Assistant's tokens", "of the cold start's"]
+    rows = []
+    for method, values in summary["methods"].items():
+        own = [run.evaluation["dialogue"]["pass_hat_k"][most] for run in runs if run.method == method]
+        shares = [spread(values[key], 1, 100) for key in ("tcr", "acr", "reask_rate", "gcr")]
+        tail = [number(sum(own) / len(own), 1, 100), mean(values["response_length"], 1), mean(values["length_inflation"])]
+        rows.append([method.upper(), *shares, *tail])
+    return _table(headers, rows, text["dialogues"])
+
+
+def differences_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """One row a paired comparison."""
+    rows = []
+    for row in summary["comparisons"]:
+        seeds = ", ".join(str(seed) for seed in row["seeds"])
+        rows.append([_pair(row), METRICS[row["metric"]], number(row["mean_diff"], 1, 100, "+"), _bounds(row) or "–", seeds, verdict(row)])
+    headers = ["Difference", "Measure", "Mean (points)", f"{summary['confidence']:.0%} interval", "Seeds", "What it shows"]
+    return _table(headers, rows, text["differences_table"])
+
+
+def _critic(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    columns = {
+        "corr_mc_start": "Monte Carlo correlation, start",
+        "corr_mc_end": "end",
+        "ev_observed": "Explained variance, observed return",
+        "ev_clean": "clean return",
+    }
+    rows = [
+        [method.upper(), *(spread(values[key]) for key in columns)]
+        for method, values in summary["methods"].items()
+        if any(values[key] for key in columns)
+    ]
+    return _table(["Method", *columns.values()], rows, text["critic_table"])
+
+
+def _labels(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    acting = summary["runs"][0]["noise"] or {}
+    label = (summary["label"] or {}) if acting.get("reward", "rule") == "rule" else acting  # learned rewards read no labels
+    values = {NOISE.get(key, key.replace("_", " ")): value for key, value in label.items()}
+    values |= {f"measured: {key.replace('_', ' ')}": value for key, value in (label.get("confusion") or {}).items()}
+    rows = [[name, f"{value:,}" if isinstance(value, int) else number(value, 3)] for name, value in values.items() if is_number(value)]
+    return _table(["Labels", "Value"], rows, text["labels_table"])
+
+
+def _rewards(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    """How wrong the rewards made from the labels turned out in training."""
+    rows = []
+    for method in summary["methods"]:
+        own = [run for run in runs if run.method == method]
+        rates = []
+        for key in ("reward/true_positive_rate", "reward/false_positive_rate"):
+            values = [value for run in own for value in run.curve(key)[1]]
+            rates.append(sum(values) / len(values) if values else None)
+        if None not in rates:
+            rows.append([method.upper(), number(rates[0], 3), number(rates[1], 3), number(rates[0] - rates[1], 3)])
+    headers = ["Rewards in training", "Of right responses (TPR)", "Of wrong responses (FPR)", "J = TPR − FPR"]
+    return _table(headers, rows, text["rewards_table"])
+
+
+def _stages(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    costs = summary["stages"]
+    rows = [[stage, str(c["processes"]), number(c["seconds"], 1), number(c["peak_memory_mb"] or None, 0)] for stage, c in costs.items()]
+    if rows:
+        total = [sum(cost[key] for cost in costs.values()) for key in ("processes", "seconds")]
+        rows.append(["all stages", str(total[0]), number(total[1], 1), number(max(c["peak_memory_mb"] for c in costs.values()) or None, 0)])
+    return _table(["Stage", "Processes", "Seconds", "Peak memory (MiB)"], rows, text["stages_table"])
+
+
+def _phases(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
+    phases = list(dict.fromkeys(phase for run in runs for phase in run.evaluation["seconds"]))
+    rows = []
+    for method in summary["methods"]:
+        own = [run for run in runs if run.method == method]
+        means = [sum(run.evaluation["seconds"].get(phase, 0.0) for run in own) / len(own) for phase in phases]
+        memory = [run.evaluation["peak_memory_mb"] for run in own if is_number(run.evaluation["peak_memory_mb"])]
+        rows.append([method.upper(), *(number(value, 1) for value in means), number(sum(means), 1), number(max(memory, default=None), 0)])
+    headers = ["Method", *(phase.replace("_", " ") for phase in phases), "all phases", "Peak memory (MiB)"]
+    return _table(headers, rows, text["phases_table"])
+
+
+def _health(summary: dict[str, Any]) -> dict[str, Any] | None:
+    """One row per run and check, however many iterations repeated it; the last message stands for all."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for warning in summary["health"]:
+        found.setdefault((f"{warning['method'].upper()}, seed {warning['seed']}", warning["check"]), []).append(warning)
+    rows = [[run, check, str(group[0]["iteration"]), str(len(group)), group[-1]["message"]] for (run, check), group in found.items()]
+    return _table(["Run", "Check", "First iteration", "Times", "What to do"], rows)
+
+
+def _pair(comparison: dict[str, Any]) -> str:
+    return f"{comparison['a'].upper()} − {comparison['b'].upper()}"
+
+
+def _bounds(comparison: dict[str, Any], prefix: str = "") -> str:
+    """The interval in points; empty where there is none."""
+    if not comparison["ci95"]:
+        return ""
+    low, high = (number(bound, 1, 100, "+") for bound in comparison["ci95"])
+    return f"{prefix}[{low}, {high}]"
+
+
+def _enumerate(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

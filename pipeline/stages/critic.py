@@ -1,0 +1,29 @@
+"""The critic bench: fit a value model to cold-start rollouts with noisy returns and hold it against Monte-Carlo values, apart from RL.
+
+Seconds a configuration; recipes are chosen here before RL time is spent. The rollouts are those of the value warm-up
+(`train.critic.warmup_rollouts`), the check is on validation problems.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.stages import stage
+from vrpo.config import Params, UserError
+
+
+def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+    """Fit one critic; returns its correlation with Monte-Carlo values, errors and seconds."""
+    from pipeline.stages.train import new_trainer
+
+    trainer = new_trainer(params, method, seed)
+    if trainer.critic is None:
+        raise UserError(f"--method {method}: has no value model to try; use ppo or vrpo")
+    row = trainer.warm_up()
+    record.metrics(row, step=0)
+    metrics = {name: float(value) for name, value in row.items() if name.startswith(("critic/", "reward/", "validation/"))}
+    return metrics | {"rollouts": trainer.rollouts, "seconds": {name: round(value, 2) for name, value in trainer.timer.seconds.items()}}
+
+
+if __name__ == "__main__":
+    stage.main("critic", run, __doc__, cell=True)

@@ -1,0 +1,184 @@
+"""Held-out evaluation of one trained cell on clean answers, and of its critic.
+
+Writes data/evaluations/<method>-<seed>.json: accuracy with an interval over problems, response length, the gap between the
+observed reward (labels or learned, with flips, heavy tails and correction, as training saw it) and the clean one, and for methods with
+a critic its explained variance and its correlation with Monte-Carlo values.
+A few responses, token by token, go to data/tokens/<method>-<seed>.json.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.stages import stage
+from vrpo.config import Params
+
+PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
+TOKENS = Path("data/tokens")
+
+
+def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+    """Evaluate `data/runs/<method>-<seed>`; returns the headline numbers."""
+    import torch
+
+    from pipeline.stages.observed import acting_noise
+    from vrpo.critics.value_model import ValueModel
+    from vrpo.models.loading import load_policy
+    from vrpo.rewards.calling import totals
+    from vrpo.rollout.samples import PolicySamples
+    from vrpo.tasks.loader import load_task
+    from vrpo.timing import Timer
+
+    torch.set_num_threads(params.runtime.threads)
+    folder, timer = RUNS / f"{method}-{seed}", Timer()
+    trained = files.read_json(folder / "run.json")
+    initial = files.read_json(EVALUATIONS / "sft.json")
+    rows = files.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
+    policy, tokenizer = load_policy(folder / "policy", params.runtime)
+    task = load_task(params, tokenizer)
+    with timer("evaluate"):
+        drawn = PolicySamples.draw(policy, tokenizer, task, rows, params.evaluate.samples, params.generation, params.evaluate.seed)
+        observed, clean = _rewards(params, task, drawn, seed, trained["flip_rates"])
+        both = [(o, c) for o, c in zip(totals(observed), totals(clean), strict=True) if o is not None and c is not None]
+        result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
+    critic = model = None
+    if (folder / "value_model").is_dir():
+        with timer("critic"):
+            model = ValueModel.from_pretrained(folder / "value_model", params.runtime.device)
+            critic = _fit(params, model, drawn, observed, clean) | {
+                "corr_mc": _monte_carlo(params, policy, model, tokenizer, task, rows, seed)
+            }
+            critic = {key: value if math.isfinite(value) else None for key, value in critic.items()}
+            critic |= {key: trained["critic"][key] for key in ("corr_mc_start", "corr_mc_end")}
+    evaluation = {
+        "method": method,
+        "seed": seed,
+        "domain": params.domain,
+        "noise": acting_noise(params, files.read_json(LABELS / "noise.json")),
+        **result,
+        "accuracy_init": initial["accuracy"]["mean"],
+        "length_inflation": result["response_length"] / max(initial["response_length"], 1e-9),
+        "critic": critic,
+        **{key: trained[key] for key in ("iterations", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb", "health")},
+        "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
+    }
+    files.write_json(EVALUATIONS / f"{method}-{seed}.json", evaluation)
+    files.write_json(
+        TOKENS / f"{method}-{seed}.json", _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained["flip_rates"])
+    )
+    record.dataset(PREPARED / "test.jsonl", "test")
+    headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
+    return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
+
+
+def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[str, Any] | None) -> tuple[list[Any], list[Any]]:
+    """What training with this seed would have seen of the responses, and the same reward clean; None where test problems have no label, as
+    all where labels come with the training data.
+
+    The noise is drawn as in training, with a key of its own in place of the iteration. `flip_rates`: what rewards were corrected for.
+    """
+    from pipeline.stages.observed import EVALUATED, clean_reward, observed_reward
+    from vrpo.rewards.calling import call_reward
+    from vrpo.rewards.corrections import CorrectedReward, FlipRates
+    from vrpo.rewards.experience import repeats
+
+    labels = {}
+    if params.label.source != "dataset":
+        labels = {row["id"]: row["label"] for row in files.read_jsonl(LABELS / "test.jsonl")}
+    rows = [
+        {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"], "label": labels.get(row["id"], "")}
+        for row, texts in zip(drawn.rows, drawn.texts, strict=True)
+        for _ in texts
+    ]
+    reward = observed_reward(params, task, seed)
+    if flip_rates:
+        reward = CorrectedReward(reward, params.reward.correction, FlipRates(**flip_rates))
+    texts = [text for group in drawn.texts for text in group]
+    observed = call_reward(reward, rows, texts, EVALUATED, repeats(rows), params.train.reward_timeout)
+    return observed, clean_reward(params, task)(
+        [], texts, answer=[row["answer"] for row in rows]
+    ) if params.reward.per_turn else drawn.clean
+
+
+def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: list[Any]) -> dict[str, float]:
+    """Explained variance of the critic on the evaluation's samples, against observed and against clean returns."""
+    import torch
+
+    from vrpo.algorithms.advantages import returns_to_go
+    from vrpo.data.batch import Rollout
+    from vrpo.metrics.critic import explained_variance
+    from vrpo.rewards.experience import token_rewards
+
+    rollout = Rollout.concatenate(drawn.rollouts)
+    values, metrics = critic.read(rollout, params.train.micro_batch_size), {}
+    for name, scores in (("observed", observed), ("clean", clean)):
+        known = torch.tensor([score is not None for score in scores])[:, None] & rollout.response_mask
+        returns = returns_to_go(token_rewards(scores, rollout.response_mask), rollout.response_mask, params.train.gamma)
+        metrics[f"ev_{name}"] = explained_variance(values, returns, known)
+    return metrics
+
+
+def _tokens(
+    params: Params,
+    policy: Any,
+    critic: Any,
+    tokenizer: Any,
+    drawn: Any,
+    observed: list[Any],
+    clean: list[Any],
+    flip_rates: dict[str, Any] | None,
+) -> list[dict[str, Any]]:
+    """A few of the evaluation's responses, token by token."""
+    import torch
+
+    from pipeline.stages.token_values import choose, read_tokens
+    from vrpo.data.batch import Rollout
+    from vrpo.rewards.calling import totals
+    from vrpo.rewards.corrections import CORRECTIONS, FlipRates
+
+    middle = 0.5  # rewards above it are rewarded
+    if flip_rates:
+        (middle,) = CORRECTIONS[params.reward.correction]([middle], FlipRates(**flip_rates))
+    places = choose(totals(observed), totals(clean), middle)
+    if not places:
+        return []
+    rollout = Rollout.concatenate(drawn.rollouts)[torch.tensor(places)].trim()
+    scores = ([scores[place] for place in places] for scores in (observed, clean))
+    settings = {"temperature": params.generation.temperature, "middle": middle, "gamma": params.train.gamma, "lam": params.train.gae_lambda}
+    return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
+
+
+def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:
+    """Correlation of the critic's values with Monte-Carlo values of the clean return, on test problems."""
+    from pipeline.stages.observed import clean_reward
+    from vrpo.data.text import encode
+    from vrpo.metrics.monte_carlo import monte_carlo_check
+    from vrpo.rollout.sampler import generation_settings
+    from vrpo.rollout.samples import task_replies
+    from vrpo.seeding import derive_seed
+
+    samples, rows = params.train.monte_carlo_samples, rows[: params.train.monte_carlo_prefixes]
+    if not rows:
+        return math.nan
+    reward, answers = clean_reward(params, task), [row["answer"] for row in rows for _ in range(samples)]
+    check = monte_carlo_check(
+        policy,
+        critic,
+        tokenizer,
+        encode(tokenizer, [task.prompt(row["question"]) for row in rows]),
+        lambda texts: reward([], texts, answer=answers),
+        samples=samples,
+        seed=derive_seed("evaluate", params.evaluate.seed, seed),
+        reply=task_replies(task, rows),
+        gamma=params.train.gamma,
+        max_turns=params.generation.max_turns,
+        **generation_settings(policy, tokenizer, params.generation),
+    )
+    return check.correlation
+
+
+if __name__ == "__main__":
+    stage.main("evaluate", run, __doc__, cell=True)

@@ -1,0 +1,105 @@
+"""The reward that training sees, for training itself and for measuring it: a rule on the noisy labels or a learned reward, through the
+noise channels of params.label, corrected where params.reward asks for it. And the clean one, which nothing learns from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vrpo.config import LabelConfig, Params
+
+CHECKED, EVALUATED = -1, -2  # what stands for the iteration in the draws of noise outside training
+CHANNELS = ("false_positive_rate", "false_negative_rate", "prompt_flip_rate", "heavy_tail_scale", "heavy_tail_degrees")
+
+
+def observed_reward(params: Params, task: Any, seed: int) -> Any:
+    """What training sees, before any correction; as `vrpo.training.trainer.Trainer` calls it. Rules need the column `label`, learned rewards
+    `answer` (dialogues are read whole) and noise `id`."""
+    if params.reward.kind != "rule":
+        from pipeline.stages.reward import learned_reward
+
+        reward = learned_reward(params, task)
+    else:
+        score = task.turn_rewards if params.reward.per_turn else task.verify
+
+        def reward(prompts: list[str], responses: list[str], *, label: list[str], **_: Any) -> list:
+            return score(responses, label)
+
+    channels = noise_channels(params.label, seed)
+    if not channels:
+        return reward
+    from vrpo.rewards.noise import compose
+
+    channel = compose(*channels)
+
+    def noisy(prompts: list[str], responses: list[str], *, id: list[str], step: int, samples: list[int], **columns: Any) -> list:
+        return channel(reward(prompts, responses, **columns), step=step, ids=id, samples=samples)
+
+    return noisy
+
+
+def noise_channels(label: LabelConfig, seed: int) -> list[Any]:
+    """The channels that `label` asks for, in the order in which rewards pass through them."""
+    from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip
+
+    channels: list[Any] = []
+    if label.prompt_flip_rate:
+        channels.append(PromptFlip(label.prompt_flip_rate, seed))
+    if label.false_positive_rate or label.false_negative_rate:
+        channels.append(NoiseChannel(label.false_positive_rate, label.false_negative_rate, seed))
+    if label.heavy_tail_scale:
+        channels.append(HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed))
+    return channels
+
+
+def clean_reward(params: Params, task: Any) -> Any:
+    """The same reward by clean answers: what each turn earns where turns are rewarded, whether the response is right elsewhere."""
+    score = task.turn_rewards if params.reward.per_turn else task.verify
+    return lambda prompts, responses, *, answer, **_: score(responses, answer)
+
+
+def corrected_reward(
+    params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[dict[str, Any]], seed: int
+) -> Any:
+    """The observed reward after the correction that params.reward asks for."""
+    if params.reward.correction == "none":
+        return observed
+    from vrpo.rewards.corrections import CorrectedReward, FlipRates
+
+    label = params.label
+    if params.reward.checked_samples:
+        rates = _checked_rates(params, observed, policy, tokenizer, task, problems, seed)
+        origin = f"{rates.checked} samples checked"
+    else:
+        rates = FlipRates.known(label.false_positive_rate, label.false_negative_rate, label.prompt_flip_rate)
+        origin = "set in `label`; wrong labels are not among them"
+    print(f"correction: flip rates {rates.false_positive:.3f} and {rates.false_negative:.3f} ({origin})")
+    return CorrectedReward(observed, params.reward.correction, rates)
+
+
+def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, task: Any, problems: list[dict[str, Any]], seed: int) -> Any:
+    """Flip rates of the observed reward, from responses of the cold start that somebody checks."""
+    from vrpo.rewards.calling import call_reward
+    from vrpo.rewards.corrections import estimate_rates
+    from vrpo.rewards.experience import repeats
+    from vrpo.rollout.samples import sample_texts, task_replies
+    from vrpo.seeding import stream
+
+    rows = stream(problems, 0, params.reward.checked_samples, seed, "checked")
+    prompts, reply = [row["prompt"] for row in rows], task_replies(task, rows)
+    texts, _ = sample_texts(policy, tokenizer, prompts, 1, params.generation, seed=("checked", seed), reply=reply)
+    responses = [text for (text,) in texts]
+    return estimate_rates(
+        call_reward(observed, rows, responses, CHECKED, repeats(rows), params.train.reward_timeout),
+        task.verify(responses, [row["answer"] for row in rows]),
+    )
+
+
+def acting_noise(params: Params, labels: dict[str, Any]) -> dict[str, Any]:
+    """The noise of a run's rewards: `labels` (noise.json) where rules read them, that of the preferences where rewards are learned.
+    Channels act on both."""
+    reward = params.reward
+    if reward.kind == "rule":
+        return labels | {"reward": "rule"}
+    noise = {"kind": f"{reward.kind}_reward", "label_error": reward.label_error, "length_bias": reward.length_bias}
+    return noise | {key: labels.get(key) for key in CHANNELS} | {"pairwise_accuracy": reward.accuracy, "reward": reward.kind}

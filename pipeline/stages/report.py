@@ -1,0 +1,178 @@
+"""Compare the methods: one summary, one report as Markdown and as a self-contained HTML page, and its figures.
+
+Reads `data/evaluations/*.json`, `data/runs/*/{log.jsonl,run.json}`, `data/metrics/*.json` and `data/labels/noise.json`;
+everything but the evaluations may be missing, and the report then says less. Writes `data/reports/summary.json`,
+`report.md`, `report.html` and `figures/*.png`. Shares are 0..1 in the summary, times in seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json, read_jsonl, write_atomically, write_json
+from pipeline.reporting.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs
+from pipeline.stages.stage import main
+from vrpo.config import Params
+
+REPORTS = DATA / "reports"
+TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
+AVERAGED = (
+    "accuracy",
+    "accuracy_init",
+    "response_length",
+    "length_inflation",
+    "proxy_gap",
+    "rollouts",
+    "rollouts_warmup",
+    "policy_updates",
+)
+DIALOGUE = ("tcr", "acr", "reask_rate", "gcr")
+CRITIC = ("ev_observed", "ev_clean", "corr_mc", "corr_mc_start", "corr_mc_end")
+
+
+def run(params: Params, record: Any) -> dict[str, float | int | str]:
+    """Write summary, report and figures.
+
+    Raises:
+        UserError: there is no evaluation of the matrix in params.yaml, or one is not what `evaluate` writes.
+    """
+    from pipeline.reporting import figures, sections
+
+    runs = load_runs(params)
+    summary = summarise(params, runs, register_champion(record, runs))
+    shutil.rmtree(REPORTS / "figures", ignore_errors=True)
+    images = figures.draw(runs, summary, REPORTS / "figures")
+    content = sections.build(params, runs, summary, images)
+    for name, autoescape in (("report.html", True), ("report.md", False)):
+        write_atomically(REPORTS / name, _render(f"{name}.jinja", content, autoescape))
+    write_json(REPORTS / "summary.json", summary)
+    for name in ("summary.json", "report.md", "report.html", "figures"):
+        record.artifact(REPORTS / name)
+    print(f"{len(runs)} runs compared: {REPORTS}/report.html")
+    return metrics_of(summary)
+
+
+def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str, Any]:
+    """The contents of summary.json."""
+    confidence = params.report.confidence
+    accuracies = {run.name: run.evaluation["accuracy"]["mean"] for run in runs}
+    areas = learning_areas(runs)
+    cells = {f"{method}-{seed}" for method, seed in itertools.product(params.methods, params.seeds)}
+    methods, keys = {}, (*AVERAGED, *CRITIC, *(DIALOGUE if "dialogue" in runs[0].evaluation else ()))
+    for method in dict.fromkeys(run.method for run in runs):
+        own = [run for run in runs if run.method == method]
+        values = {key: [value for run in own if is_number(value := _value(run.evaluation, key))] for key in keys}
+        values |= {"seconds": [run.seconds for run in own], "aulc": [areas[run.name] for run in own if run.name in areas]}
+        methods[method] = {key: interval(found, confidence) if found else None for key, found in values.items()}
+    noise = DATA / "labels" / "noise.json"
+    return {
+        "profile": params.profile,
+        "git": git_version(),
+        "machine": machine(),
+        "confidence": confidence,
+        "champion": champion,
+        "runs": [run.evaluation for run in runs],
+        "missing_runs": sorted(cells - {run.name for run in runs}),
+        "methods": methods,
+        "comparisons": compare(runs, accuracies, "accuracy", confidence) + compare(runs, areas, "aulc", confidence),
+        "stages": stage_costs(cells),
+        "label": read_json(noise) if noise.exists() else None,
+        "health": [{"method": run.method, "seed": run.seed, **warning} for run in runs for warning in run.info.get("health") or []],
+    }
+
+
+def _value(evaluation: dict[str, Any], key: str) -> Any:
+    if key in CRITIC:
+        return (evaluation["critic"] or {}).get(key)
+    if key in DIALOGUE:
+        return evaluation["dialogue"][key]
+    return evaluation[key]["mean"] if key == "accuracy" else evaluation[key]
+
+
+def stage_costs(cells: set[str]) -> dict[str, dict[str, float]]:
+    """Seconds and peak memory (MiB) per stage, summed (memory: largest) over the cells of the matrix."""
+    costs: dict[str, dict[str, float]] = {}
+    for path in sorted((DATA / "metrics").glob("*.json")):
+        stage, _, cell = path.stem.partition("-")
+        metrics = read_json(path)
+        if stage == "report" or (cell and cell not in cells) or not is_number(metrics.get("seconds")):
+            continue
+        cost = costs.setdefault(stage, {"processes": 0, "seconds": 0.0, "peak_memory_mb": 0.0})
+        cost["processes"] += 1
+        cost["seconds"] = round(cost["seconds"] + metrics["seconds"], 2)
+        cost["peak_memory_mb"] = max(cost["peak_memory_mb"], metrics.get("peak_memory_mb") or 0.0)
+    order = ("prepare", "validate", "base", "label", "sft", "reward", "train", "evaluate")
+    return {stage: costs[stage] for stage in sorted(costs, key=lambda stage: order.index(stage) if stage in order else len(order))}
+
+
+def register_champion(record: Any, runs: list[Run]) -> str | None:
+    """Propose the policy with the best last *validation* accuracy (the test split only reports) as champion; returns its run's name."""
+    from pipeline.tracking.file import digest
+
+    known = {run.name: curve[-1] for run in runs if (curve := run.curve("validation/accuracy")[1])}
+    validation = DATA / "prepared" / "validation.jsonl"
+    measured = {"n": len(read_jsonl(validation)), "data": digest(validation)[:16]} if validation.exists() else {}
+    candidates = [{**run.evaluation, "accuracy": {"mean": known[run.name], **measured}} for run in runs if run.name in known]
+    return record.champion(candidates, DATA / "runs") if candidates else None
+
+
+def git_version() -> str:
+    """Short commit, with "-dirty" if tracked files other than the pipeline's own outputs differ; "unknown" outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock", ":(exclude)data")
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def machine() -> dict[str, Any]:
+    """What the run's times depend on."""
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpus": os.cpu_count(),
+        "processor": models[0] if models else platform.processor() or platform.machine(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.system(),
+        **{"python": platform.python_version(), "torch": installed("torch"), "transformers": installed("transformers")},
+    }
+
+
+def metrics_of(summary: dict[str, Any]) -> dict[str, float | int | str]:
+    """Headline numbers for data/metrics/report.json."""
+    metrics: dict[str, float | int | str] = {"runs": len(summary["runs"]), "health_warnings": len(summary["health"])}
+    metrics |= {f"accuracy/{method}": values["accuracy"]["mean"] for method, values in summary["methods"].items()}
+    metrics |= {f"{row['metric']}/{row['a']}_minus_{row['b']}": row["mean_diff"] for row in summary["comparisons"]}
+    return metrics
+
+
+def _render(template: str, content: dict[str, Any], autoescape: bool) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.get_template(template).render(**content)
+
+
+if __name__ == "__main__":
+    main("report", run, __doc__)

@@ -1,0 +1,146 @@
+"""One cell of the comparison: train one method with one seed on the observed reward.
+
+Writes data/runs/<method>-<seed>/: the policy, the value model, log.jsonl (a row per iteration) and run.json. State between
+iterations lives in data/state/, outside DVC's outputs; a run killed at any moment goes on from there with the same result.
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pipeline import files
+from pipeline.stages import stage
+from vrpo.config import MEMORY_SETTINGS, Params
+
+PREPARED, LABELS, SFT = Path("data/prepared"), Path("data/labels"), Path("data/models/sft")
+STATE = Path("data/state")
+
+Row = dict[str, Any]
+
+
+def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+    """Train one method with one seed; returns the last row of the log and the totals."""
+    from tqdm import tqdm
+
+    state = state_folder() / f"{method}-{seed}-{_key(params)}.safetensors"
+    with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
+
+        def on_log(row: dict[str, float]) -> None:
+            bar.update()
+            shown = {"reward": row.get("reward/observed"), "held-out": row.get("validation/accuracy")}
+            bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None})
+            record.metrics(row, step=int(row["iteration"]))
+
+        def on_resume(rows: list[dict[str, float]]) -> None:
+            bar.update(len(rows))
+            record.resume(rows)
+
+        trainer = new_trainer(params, method, seed, checkpoint=state, on_log=on_log, on_resume=on_resume)
+        log = trainer.run()
+    folder = Path(f"data/runs/{method}-{seed}")
+    trainer.save_pretrained(folder)
+    files.write_jsonl(folder / "log.jsonl", log)
+    summary = _summary(trainer, method, seed)
+    files.write_json(folder / "run.json", summary)
+    for path, context in (
+        (PREPARED / "train.jsonl", "training"),
+        (LABELS / "train.jsonl", "labels"),
+        (PREPARED / "validation.jsonl", "validation"),
+    ):
+        record.dataset(path, context)
+    record.model(folder / "policy", "policy", {key: value for key, value in log[-1].items() if key == "validation/accuracy"})
+    if trainer.critic is not None:
+        record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
+    state.unlink(missing_ok=True)
+    return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
+
+
+def state_folder() -> Path:
+    """DVC_ROOT is set by DVC: the checkpoints of an experiment outlive its temporary folder, so that a cancelled one can go on."""
+    return Path(os.environ.get("DVC_ROOT") or ".") / STATE
+
+
+def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
+    """The trainer of one cell, on what the earlier stages left; `options` are further arguments of `vrpo.training.trainer.Trainer`."""
+    import torch
+
+    from pipeline.stages.observed import clean_reward, corrected_reward, observed_reward
+    from vrpo.models.loading import load_policy
+    from vrpo.tasks.loader import load_task
+    from vrpo.tasks.math.chain import ChainTask
+    from vrpo.tasks.math.chain_oracle import ChainOracle
+    from vrpo.training.trainer import Trainer
+
+    torch.set_num_threads(params.runtime.threads)
+    policy, tokenizer = load_policy(SFT, params.runtime.training)
+    task = load_task(params, tokenizer)
+    problems = _problems(task, "train", with_labels=True)
+    trainer = Trainer(
+        params.train,
+        policy,
+        tokenizer,
+        problems,
+        corrected_reward(params, observed_reward(params, task, seed), policy, tokenizer, task, problems, seed),
+        method=method,
+        seed=seed,
+        generation=params.generation,
+        precision=params.runtime.dtype,
+        environment=task.environment,
+        clean_reward=clean_reward(params, task),
+        accuracy=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
+        validation=_problems(task, "validation", with_labels=False),
+        **options,
+    )
+    if method == "oracle" and isinstance(task, ChainTask):
+        trainer.algorithm.success = ChainOracle(tokenizer)
+    return trainer
+
+
+def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:
+    """Rows as the trainer wants them. Problems that got no label are left out of training."""
+    rows = files.read_jsonl(PREPARED / f"{split}.jsonl")
+    labels = {row["id"]: row["label"] for row in files.read_jsonl(LABELS / "train.jsonl")} if with_labels else None
+    return [
+        {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"]}
+        | ({"label": labels[row["id"]]} if labels else {})
+        for row in rows
+        if labels is None or row["id"] in labels
+    ]
+
+
+def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
+    from vrpo.rewards.corrections import CorrectedReward
+
+    first, last = trainer.log[0], trainer.log[-1]
+    critic = None
+    if trainer.critic is not None:
+        critic = {
+            f"{name}_{when}": row.get(f"critic/{name}") for name in ("corr_mc", "mse_mc") for when, row in (("start", first), ("end", last))
+        }
+    return {
+        "method": method,
+        "seed": seed,
+        "iterations": trainer.iteration,
+        "rollouts": trainer.rollouts,
+        "rollouts_warmup": trainer.algorithm.warmup_rollouts,
+        "policy_updates": trainer.policy_updates,
+        "accuracy_init": first.get("validation/accuracy"),
+        "critic": critic,
+        "flip_rates": vars(trainer.reward.rates) if isinstance(trainer.reward, CorrectedReward) else None,  # that rewards are corrected for
+        "seconds": {phase: round(seconds, 2) for phase, seconds in trainer.timer.seconds.items()},
+        "peak_memory_mb": round(stage.peak_memory_mb(), 1),
+        "health": [vars(warning) for warning in trainer.health],
+    }
+
+
+def _key(params: Params) -> str:
+    """Names the trainer state after every parameter that decides the run. The checkpoint checks the data's hash itself."""
+    text = params.model_dump_json(exclude=dict.fromkeys(("profile", "methods", "seeds", "evaluate", "report"), True) | MEMORY_SETTINGS)
+    return sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    stage.main("train", run, __doc__, cell=True)

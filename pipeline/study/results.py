@@ -1,0 +1,35 @@
+"""Lines of finished cells: data/reports/study/<name>.jsonl."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.files import read_jsonl
+from pipeline.study.file import cell_key
+from vrpo.config import Params
+
+REPORTS = Path("data/reports/study")
+
+
+def finished(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a study's finished cells by key. Parameters that did not exist when a cell ran count with their defaults.
+
+    Lines with parameters that do not exist any more, or not with such values, are of older code: they are told of and left where they are.
+    """
+    file, found, older = REPORTS / f"{path.stem}.jsonl", {}, []
+    for number, line in enumerate(read_jsonl(file) if file.exists() else [], 1):
+        try:
+            found[cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"]))] = line
+        except (ValidationError, KeyError) as error:
+            older.append((number, str(error).splitlines()[1] if isinstance(error, ValidationError) else f"no {error}"))
+    if older:
+        first, reason = older[0]
+        print(
+            f"{file}: {len(older)} of {len(found) + len(older)} lines are of older code and do not count, e.g. {first}: {reason}",
+            file=sys.stderr,
+        )
+    return found

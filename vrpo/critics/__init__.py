@@ -1,0 +1,1 @@
+"""What estimates values, and what a critic learns beside them."""

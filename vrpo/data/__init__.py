@@ -1,0 +1,1 @@
+"""Batches, masks and text: what the algorithm works on."""

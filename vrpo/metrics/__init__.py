@@ -1,0 +1,1 @@
+"""What runs say about themselves; nothing here feeds back into training."""

@@ -1,0 +1,1 @@
+"""Responses sampled from a policy, of one turn or many."""

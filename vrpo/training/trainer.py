@@ -1,0 +1,385 @@
+"""The loop: rollout, score, advantages, update. PPO, GRPO and VRPO differ only in their `algorithms/` file.
+
+Budget: `config.rollouts` counts every response a run samples for learning. A method with a critic spends
+`critic.warmup_rollouts` of them on fitting the critic to the SFT policy before the policy moves; a method without one has
+larger batches instead. So all methods are matched in total rollouts *and* in policy updates.
+
+All randomness is drawn by key (`vrpo.seeding`), so a run stopped after any iteration goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vrpo.algorithms.choice import find_algorithm
+from vrpo.algorithms.losses import kl_k1
+from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig, UserError, shown
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.batch import Experience, Rollout
+from vrpo.data.masking import masked_whiten
+from vrpo.data.prompts import prompt_rows
+from vrpo.data.text import decode, encode
+from vrpo.files import sole_writer
+from vrpo.metrics.critic import latent_metrics
+from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings
+from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
+from vrpo.metrics.rollout import experience_metrics
+from vrpo.models.forward import policy_forward
+from vrpo.models.loading import load_policy, refuse_non_finite, save_model
+from vrpo.models.lora import add_lora, without_lora
+from vrpo.models.recompute import recompute_layers
+from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
+from vrpo.rewards.experience import new_experience, repeats
+from vrpo.rollout.conversation import Environment, converse, replies
+from vrpo.rollout.sampler import check_model, generation_settings
+from vrpo.seeding import derive_seed, stream
+from vrpo.timing import Timer
+from vrpo.training.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
+from vrpo.training.identity import code_digest, fingerprint
+from vrpo.training.preflight import check_run
+from vrpo.training.processes import Processes
+from vrpo.training.saved import check_saved
+from vrpo.training.updater import Updater, WarmUp
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class Trainer:
+    """Train a policy on an observed reward.
+
+    Args:
+        config: the run's parameters.
+        policy: causal LM, trained in place, or a folder or hub id to load one from.
+        tokenizer: its tokenizer; may be None where the policy is loaded. Prompts are encoded without special tokens.
+        problems: training rows, each with a `prompt`, text or conversation, and any other columns (see `prompt_rows`).
+        reward: `(prompts, responses, **columns) -> list[float | None]`, the observed reward, with as many of the columns as it
+            takes (see `vrpo.rewards.calling`, TRL's functions too). None means that a response could not be scored: it is left
+            out of every loss and counted. For a dialogue a score may be a list, one number for each of the policy's turns: each is
+            earned at the end of its turn.
+        method: "vrpo", "ppo", "grpo", "dr_grpo", "rloo" or "reinforce_pp".
+        seed: of everything random in the run.
+        generation: how responses are sampled.
+        precision: of forward passes; the weights keep the type they have.
+        clean_reward: same signature, for measurement only; None where no clean reward is known.
+        accuracy: same signature, what `validation/accuracy` is the mean of; by default `clean_reward` (or `reward`).
+        environment: answers the policy's turns and makes responses dialogues (see `vrpo.rollout.conversation`); rewards then get the policy's
+            turns joined by `vrpo.data.prompts.TURN_SEPARATOR`. None: one turn, one response.
+        validation: held-out rows, measured with `accuracy`; the critic's Monte-Carlo check on them uses `clean_reward` (or `reward`).
+        checkpoint: file that holds the run's state between iterations; None: no checkpoints.
+        on_log: called with each iteration's row of metrics.
+        on_resume: called once with the rows so far when a run goes on from its checkpoint.
+
+    With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one writes
+    checkpoints and calls `on_log` and `on_resume`.
+
+    Raises:
+        UserError: policy, tokenizer, data and rewards do not fit each other (see `check_run`), before anything is copied.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: nn.Module | str | Path,
+        tokenizer: Any,
+        problems: Iterable[Any],
+        reward: Reward,
+        *,
+        method: str = "vrpo",
+        seed: int = 0,
+        generation: GenerationConfig | None = None,
+        precision: Precision = "float32",
+        clean_reward: Reward | None = None,
+        accuracy: Reward | None = None,
+        environment: Environment | None = None,
+        validation: Iterable[Any] = (),
+        checkpoint: Path | None = None,
+        on_log: Callable[[dict[str, float]], None] = lambda row: None,
+        on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
+    ) -> None:
+        algorithm = find_algorithm(method, config)
+        if isinstance(policy, str | Path):
+            policy, own_tokenizer = load_policy(policy, RuntimeConfig())
+            tokenizer = tokenizer or own_tokenizer
+        elif not isinstance(policy, nn.Module):
+            raise UserError(f"policy: {shown(policy)} is no model; give a causal language model, a model's folder or a hub id")
+        refuse_non_finite(policy, "the policy")
+        check_model(policy, config.gradient_checkpointing)
+        self.config, self.tokenizer, self.seed = config, tokenizer, seed
+        self.generation = generation or GenerationConfig()
+        self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer, "validation data", none=True)
+        self.reward, self.clean_reward, self.environment = reward, clean_reward, environment
+        self.accuracy = accuracy or clean_reward or reward
+        check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
+        self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
+        rows = {"training": self.problems, "validation": self.validation}
+        tokens = encode(tokenizer, [row["prompt"] for part in rows.values() for row in part])
+        self.fingerprint = fingerprint(config, self.generation, rows, tokens, policy, precision=precision, method=method, seed=seed)
+        self.processes = Processes(policy.device)
+        policy.to(self.processes.device)
+        self.algorithm = algorithm(config, policy, derive_seed(seed, "critic"))
+        self.critic: ValueModel | None = self.algorithm.critic
+        self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // self.algorithm.group_size
+        backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
+        if config.gradient_checkpointing:
+            for model in backbones:
+                recompute_layers(model)
+        self.policy, self.reference = policy, None
+        if config.lora is None:
+            self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+        else:  # the reference is the policy without its adapters
+            self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
+            if self.critic is not None and config.critic.backbone == "separate":
+                self.critic.backbone = add_lora(self.critic.backbone, config.lora, derive_seed(seed, "critic lora"))
+        self.updater = Updater(
+            config,
+            self.policy,
+            self.algorithm,
+            temperature=self.generation.temperature,
+            max_new_tokens=self.generation.max_new_tokens * (1 if environment is None else self.generation.max_turns),
+            seed=seed,
+            precision=precision,
+            processes=self.processes,
+        )
+        self.iteration = -1  # the last one finished; 0 is the value warm-up
+        self.under_way: WarmUp | None = None
+        self.rollouts = 0
+        self.policy_updates = 0
+        self.log: list[dict[str, float]] = []
+        self.health: list[HealthWarning] = []
+        self.timer = Timer()
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the end, from the checkpoint if there is one. Returns the log."""
+        with sole_writer(self.checkpoint) if self.checkpoint is not None and self.processes.is_main else nullcontext():
+            if self.checkpoint is not None and self.checkpoint.exists():
+                self.resume()
+            while self.iteration < self.config.iterations:
+                torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # of whatever draws from it: a user's reward, say
+                row = self.warm_up() if self.iteration < 0 else self.step(self.iteration + 1)
+                self.iteration += 1
+                self._finish_iteration(row)
+        self.updater.require_steps()
+        return self.log
+
+    def warm_up(self) -> dict[str, float]:
+        """Iteration 0: fit the critic to rollouts of the initial policy, which stays as it is; then measure both."""
+        row: dict[str, float] = {}
+        count = self.algorithm.warmup_rollouts
+        if self.critic is not None and count:
+            if self.under_way is None:
+                rows = stream(self.problems, 0, count, self.seed, "warmup")
+                self.under_way = WarmUp(*self.collect(rows, repeats(rows), iteration=0))
+                self.save()
+            size = max(1, self.prompts_per_iteration // self.config.minibatches)
+            passes = {"steps": math.ceil(count / size), "policy_epochs": 0, "critic_epochs": self.config.critic.warmup_epochs}
+            done = self.under_way
+            row = done.row | self.update(done.experience, 0, **passes, progress=done.progress, on_epoch=self.save)
+        row |= self.measure(critic=True)
+        self.under_way = None
+        return row
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One iteration: sample, score, estimate advantages, update critic and policy."""
+        group = self.algorithm.group_size
+        start = (iteration - 1) * self.prompts_per_iteration
+        prompts = stream(self.problems, start, self.prompts_per_iteration, self.seed, "train")
+        rows = [row for row in prompts for _ in range(group)]
+        experience, metrics = self.collect(rows, repeats(rows), iteration)
+        warm = min(1.0, iteration / max(self.config.lr_warmup, 1))
+        self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
+        critic_epochs = self.config.critic.epochs if self.critic is not None else 0
+        metrics |= self.update(
+            experience, iteration, steps=self.config.minibatches, policy_epochs=self.config.epochs, critic_epochs=critic_epochs
+        )
+        if self._measured(iteration):
+            metrics |= self.measure(critic=iteration == self.config.iterations)
+        return metrics
+
+    def _measured(self, iteration: int) -> bool:
+        return iteration == self.config.iterations or iteration % self.config.measure_every == 0
+
+    def _finish_iteration(self, row: dict[str, float]) -> None:
+        row = {"iteration": self.iteration, "rollouts": self.rollouts} | row
+        if self.log and "length/mean" in row:
+            first = next((r["length/mean"] for r in self.log if "length/mean" in r), row["length/mean"])
+            row["length/inflation"] = row["length/mean"] / max(first, 1e-9)
+        warnings = health_warnings([*self.log, row])
+        self.log.append(finite_metrics(row) | health_metrics(warnings))
+        for warning in warnings:
+            if warning.check not in {known.check for known in self.health}:  # each signature speaks once a run
+                self.health.append(warning)
+                logger.warning("%s, iteration %d: %s", warning.check, warning.iteration, warning.message)
+        if self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.config.iterations:
+            self.save()
+        if self.processes.is_main:
+            self.on_log(self.log[-1])
+
+    def collect(self, rows: Sequence[Row], samples: Sequence[int], iteration: int) -> tuple[Experience, dict[str, float]]:
+        """Sample one response per row, score it, and estimate advantages. Returns the experience and its metrics."""
+        with self.timer("rollout") as elapsed:
+            rollout = self.sample(rows, derive_seed(self.seed, iteration, "rollout"))
+        self.rollouts += len(rows)
+        with self.timer("reward"):
+            texts = decode(self.tokenizer, rollout)
+            given = self.score(self.reward, rows, texts, iteration, samples)
+            clean = self.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
+        with self.timer("values"):
+            reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
+            experience, readings = self.read(new_experience(rollout, given), reference)
+        if self.config.kl_coefficient and self.config.kl_in == "reward":
+            penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
+            experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
+        metrics = experience_metrics(experience, given, clean, self.algorithm.estimate, self.config.gamma)
+        metrics |= latent_metrics(readings, experience.response_mask)
+        metrics["length/mean"] = float(rollout.lengths.float().mean())
+        metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
+        advantages, returns = self.algorithm.estimate(experience, experience.rewards)
+        if self.algorithm.whiten:
+            advantages = masked_whiten(advantages, experience.response_mask)
+        return replace(experience, advantages=advantages, returns=returns), metrics
+
+    def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
+        """One response per row from the current policy."""
+        prompts = encode(self.tokenizer, [row["prompt"] for row in rows])
+        mine = self.processes.share(len(prompts))
+        settings = generation_settings(self.policy, self.tokenizer, self.generation)
+        reply, turns = replies(self.environment, rows[mine]), self.generation.max_turns
+        with self.updater.autocast():
+            places = range(mine.start, mine.stop)
+            part = converse(self.policy, self.tokenizer, prompts[mine], reply, seed=seed, places=places, max_turns=turns, **settings)
+        return Rollout.concatenate(self.processes.gather(part))
+
+    def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
+        """One score per response (see `call_reward`)."""
+        mine = self.processes.share(len(rows))
+        parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine], self.config.reward_timeout))
+        return [score for part in parts for score in part]
+
+    @torch.no_grad()
+    def read(self, experience: Experience, reference: bool) -> tuple[Experience, dict[str, Tensor]]:
+        """Add the critic's readings of a fresh rollout, returned too, and with `reference` the reference's log-probabilities."""
+        if self.critic is None and not reference:
+            return experience, {}
+        mine = experience[self.processes.share(len(experience))]
+        own: dict[str, Tensor] = {}
+        for rows in mine.micro_batches(self.config.micro_batch_size):
+            micro = mine[rows].trim().to(self.processes.device)
+            with self.updater.autocast():
+                found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}
+                if self.critic is not None:
+                    found |= self.algorithm.read(micro, self.updater.critic_states(micro))
+            for name, reading in found.items():
+                whole = own.setdefault(name, torch.zeros(*mine.responses.shape, *reading.shape[2:]))
+                whole[rows, : reading.shape[1]] = reading.float().cpu()
+        parts = self.processes.gather(own)
+        readings = {name: torch.cat([part[name] for part in parts if part]) for name in max(parts, key=len)}
+        for whole in readings.values():
+            whole[~experience.response_mask] = 0.0
+        if reference:
+            experience = replace(experience, reference_logprobs=readings.pop("reference_logprobs"))
+        return (experience if self.critic is None else self.algorithm.annotate(experience, readings)), readings
+
+    def _reference_logprobs(self, micro: Experience) -> Tensor:
+        with self.policy.disable_adapter() if self.reference is None else nullcontext():
+            return policy_forward(self.reference or self.policy, micro, self.generation.temperature).logprobs
+
+    def update(self, experience: Experience, iteration: int, **passes: Any) -> dict[str, float]:
+        """Minibatch passes over an experience (see `Updater.update`)."""
+
+        def count() -> None:
+            self.policy_updates += 1
+
+        with self.timer("update"):
+            return self.updater.update(experience, iteration, **passes, on_policy_step=count)
+
+    def measure(self, critic: bool) -> dict[str, float]:
+        """Held-out accuracy of the policy and, with `critic`, the critic's correlation with Monte-Carlo values."""
+        if not self.validation:
+            return {}
+        with self.timer("measure"):
+            rollout = self.sample(self.validation, derive_seed(self.seed, "validation"))
+            texts = decode(self.tokenizer, rollout)
+            scores = self.score(self.accuracy, self.validation, texts, self.iteration + 1, repeats(self.validation))
+            require_scores(scores, "responses to the validation data")
+            known = [score for score in totals(scores) if score is not None]
+            metrics = {"validation/accuracy": sum(known) / len(known), "validation/length": float(rollout.lengths.float().mean())}
+            rows = self.validation[: self.config.monte_carlo_prefixes]
+            if critic and self.critic is not None and rows:
+                check = self._check_critic(rows, self.iteration + 1)
+                metrics |= {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error, "critic/slope_mc": check.slope}
+        return metrics
+
+    def _check_critic(self, rows: Sequence[Row], step: int) -> MonteCarloCheck:
+        """Monte-Carlo check in one state of a response to each row, each process on its share."""
+        samples, reward = self.config.monte_carlo_samples, self.clean_reward or self.reward
+        repeated, mine = [row for row in rows for _ in range(samples)], self.processes.share(len(rows))
+        own = slice(mine.start * samples, mine.stop * samples)
+        with self.updater.autocast():
+            check = monte_carlo_check(
+                self.policy,
+                self.critic,
+                self.tokenizer,
+                encode(self.tokenizer, [row["prompt"] for row in rows[mine]]),
+                lambda texts: call_reward(reward, repeated[own], texts, step, repeats(repeated)[own], self.config.reward_timeout),
+                samples=samples,
+                seed=derive_seed(self.seed, step, "monte carlo"),
+                reply=replies(self.environment, rows[mine]),
+                places=range(mine.start, mine.stop),
+                gamma=self.config.gamma,
+                max_turns=self.generation.max_turns,
+                **generation_settings(self.policy, self.tokenizer, self.generation),
+            )
+        return MonteCarloCheck.concatenate(self.processes.gather(check))
+
+    def save(self) -> None:
+        """Write the checkpoint, if the run has one."""
+        if self.checkpoint is None or not self.processes.is_main:
+            return
+        meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
+        meta |= {
+            "health": [asdict(warning) for warning in self.health],
+            "seconds": self.timer.seconds,
+            "scaler": self.updater.scaler.state_dict(),
+            "code": code_digest(),
+        }
+        tensors, meta["warmup"] = ({}, None) if self.under_way is None else self.under_way.pack()
+        save_checkpoint(self.checkpoint, tensors | pack(self.updater.models, self.updater.optimizers), meta)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint (see `load_checkpoint` for what it refuses)."""
+        tensors, meta = load_checkpoint(self.checkpoint, self.fingerprint)
+        unpack(tensors, self.updater.models, self.updater.optimizers)
+        self.updater.scaler.load_state_dict(meta["scaler"])
+        self.iteration, self.rollouts, self.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
+        self.log, self.timer.seconds = meta["log"], meta["seconds"]
+        self.health = [HealthWarning(**warning) for warning in meta["health"]]
+        self.under_way = WarmUp.unpack(tensors, meta["warmup"]) if meta["warmup"] else None
+        if meta["code"] != code_digest():
+            logger.warning("%s was written by other code than goes on now: the run will be a mixture of both", self.checkpoint)
+        if self.processes.is_main:
+            self.on_resume(self.log)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the policy with its tokenizer to `policy/` and the critic, if there is one, to `value_model/`; adapters are folded in.
+
+        Raises:
+            UserError: what is read back is not what was trained (see `check_saved`).
+        """
+        if not self.processes.is_main:
+            return
+        save_model(without_lora(self.policy), self.tokenizer, Path(folder) / "policy")
+        if self.critic is not None:
+            self.critic.save_pretrained(Path(folder) / "value_model")
+        check_saved(Path(folder), self.policy, self.critic)

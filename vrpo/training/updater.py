@@ -1,0 +1,227 @@
+"""Optimiser steps: minibatches, micro-batches, gradients over processes, clipping, mixed precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vrpo.config import Precision, TrainConfig, UserError
+from vrpo.critics.value_model import ValueModel
+from vrpo.data.batch import Experience
+from vrpo.models.precision import broken_gradient, refuse_half_weights
+from vrpo.models.states import backbone_states, response_states
+from vrpo.seeding import generator
+from vrpo.training.objective import policy_terms
+from vrpo.training.processes import Processes
+
+COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
+# Of the whole gradient's norm. What is smaller in a bias may be rounding of float32 sums, where the true gradient is 0: a key's bias changes
+# no attention. Adam would make whole steps of it, others for every split into micro-batches.
+BIAS_NOISE = 2.0**-24
+SMALLEST_SCALE = 2.0**-16  # of float16 losses: gradients that overflow even then will not fit
+
+
+@dataclass
+class Progress:
+    """How far an update is: finished passes, and every loss and norm of their steps."""
+
+    epochs: int = 0
+    totals: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class WarmUp:
+    """A value warm-up under way: its rollouts, their metrics, and how far the critic's passes over them are."""
+
+    experience: Experience
+    row: dict[str, float]
+    progress: Progress = field(default_factory=Progress)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and what JSON can hold, for a checkpoint."""
+        tensors = {f"warmup/{name}": value.clone() for name, value in vars(self.experience).items() if value is not None}
+        return tensors, {"row": self.row, "progress": asdict(self.progress)}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> WarmUp:
+        """What `pack` gave; other tensors are left out."""
+        own = {name.removeprefix("warmup/"): value for name, value in tensors.items() if name.startswith("warmup/")}
+        return cls(Experience(**own), meta["row"], Progress(**meta["progress"]))
+
+
+class Updater:
+    """Updates a policy and its algorithm's critic on an experience.
+
+    Args:
+        config: the run's parameters.
+        policy: causal LM.
+        algorithm: see `vrpo.algorithms.ppo.PPO`.
+        temperature, max_new_tokens: of the samples; in dialogues the tokens of all turns.
+        seed: the run's.
+        precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
+        processes: who shares the work.
+
+    Raises:
+        UserError: weights that are to be trained are of half precision.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: nn.Module,
+        algorithm: Any,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+        precision: Precision,
+        processes: Processes,
+    ) -> None:
+        self.config, self.policy, self.algorithm, self.seed, self.processes = config, policy, algorithm, seed, processes
+        self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
+        self.critic: ValueModel | None = algorithm.critic
+        self.shared = self.critic is not None and config.critic.backbone == "shared"
+        self.models = nn.ModuleDict({"policy": policy}).eval()  # for good: with dropout, ratios would differ from 1 before a step
+        learning = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizers = {"policy": torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)}
+        if self.critic is not None:
+            self.models["critic"] = self.critic.eval()
+            policys = set(map(id, policy.parameters()))
+            own = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in policys]
+            self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
+        for name, optimizer in self.optimizers.items():
+            refuse_half_weights(name, optimizer.param_groups[0]["params"])
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
+
+    def autocast(self) -> AbstractContextManager:
+        """Forward passes at the run's precision."""
+        dtype = getattr(torch, self.precision) if self.precision != "float32" else None
+        return torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def update(
+        self,
+        experience: Experience,
+        iteration: int,
+        *,
+        steps: int,
+        policy_epochs: int,
+        critic_epochs: int,
+        on_policy_step: Callable[[], None],
+        progress: Progress | None = None,
+        on_epoch: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps.
+
+        In float16 also the number of steps that were skipped; `on_policy_step` is not called for these.
+        With the `progress` of an update that was stopped between two passes it goes on from there; `on_epoch` is called after each.
+        """
+        progress = progress or Progress()
+        totals = progress.totals
+        for epoch in range(progress.epochs, max(policy_epochs, critic_epochs)):
+            order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
+            train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
+            if train_critic and len(self.critic.head.encoders):
+                experience = replace(experience, latent_noise=self.latent_noise(experience, iteration, epoch))
+            for rows in order.tensor_split(steps):
+                metrics = self.step(experience[rows], iteration, train_policy, train_critic)
+                if train_policy and not metrics.get("policy/skipped_steps"):
+                    on_policy_step()
+                for key, value in metrics.items():
+                    totals.setdefault(key, []).append(value)
+            progress.epochs = epoch + 1
+            on_epoch()
+        return {key: sum(values) / (1 if key.endswith("/skipped_steps") else len(values)) for key, values in totals.items()}
+
+    def require_steps(self) -> None:
+        """Stop a run that ends as if it had trained.
+
+        Raises:
+            UserError: an optimiser never took a step.
+        """
+        for name, optimizer in self.optimizers.items():
+            if not optimizer.state:
+                raise UserError(
+                    f"the {name} was never trained: each of its steps was skipped, because gradients overflowed {self.precision}; "
+                    "use precision (runtime.dtype) bfloat16 or float32"
+                )
+
+    def step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
+        """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches and processes it is split into."""
+        batch = batch.blank_padding()
+        counts = {name: mask.sum() for name in COUNTED_MASKS if (mask := getattr(batch, name)) is not None}
+        counts["policy"] = self.algorithm.loss_count(batch.response_mask, self.max_new_tokens)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        self.scaler.scale(torch.zeros((), device=self.processes.device))  # it must exist where a process has no rows too
+        mine = batch[self.processes.share(len(batch))]
+        sums: dict[str, float] = {}
+        for rows in mine.micro_batches(self.config.micro_batch_size):
+            micro = mine[rows].trim().to(self.processes.device)
+            with self.autocast():
+                terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
+            loss = sum(term * (self.config.critic.loss_weight if name.startswith("critic/") else 1.0) for name, term in terms.items())
+            self.scaler.scale(loss).backward()
+            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
+                sums[name] = sums.get(name, 0.0) + share
+        parts = self.processes.gather(sums)
+        metrics = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
+        for name in ["policy"] * train_policy + ["critic"] * train_critic:
+            metrics |= self._apply(name, iteration, batch, metrics)
+        self.scaler.update()
+        return metrics
+
+    def _apply(self, name: str, iteration: int, batch: Experience, metrics: dict[str, float]) -> dict[str, float]:
+        """Clip the gradient of one optimiser's parameters and let it step; returns the norm before clipping, or that it was skipped."""
+        optimizer, half = self.optimizers[name], self.scaler.is_enabled()
+        parameters = optimizer.param_groups[0]["params"]
+        self.processes.sum_gradients(parameters)
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
+        gradients = [parameter for parameter in parameters if parameter.grad is not None]
+        readings = {f"{name}/skipped_steps": float(not math.isfinite(norm))} if half else {}
+        if math.isfinite(norm):
+            for bias in (parameter for parameter in gradients if parameter.ndim == 1):
+                bias.grad = F.hardshrink(bias.grad, BIAS_NOISE * min(norm, self.config.max_grad_norm))
+            readings[f"{name}/grad_norm"] = norm
+        elif not half or self.scaler.get_scale() < SMALLEST_SCALE or all(parameter.grad.isfinite().all() for parameter in gradients):
+            losses = ", ".join(f"{key} = {value:.4g}" for key, value in metrics.items())
+            cause = broken_gradient(self.models[name], batch, metrics, name=name, half=half, stepped=bool(optimizer.state))
+            raise UserError(f"the {name}'s gradient is {norm} in iteration {iteration} ({losses}): {cause} (the last checkpoint is kept)")
+        self.scaler.step(optimizer)  # which skips it where a gradient is not finite, and lowers the scale
+        return readings
+
+    def _loss_terms(
+        self, micro: Experience, counts: dict[str, Tensor], train_policy: bool, train_critic: bool
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        terms: dict[str, Tensor] = {}
+        metrics: dict[str, float] = {}
+        hidden = None
+        if train_policy:
+            kind = {"whole_response": self.algorithm.whole_response, "hidden": self.shared and train_critic}
+            terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.temperature, counts, **kind)
+        if train_critic:
+            if hidden is None:
+                # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
+                with torch.set_grad_enabled(not self.shared):
+                    hidden = self.critic_states(micro)
+            value_terms, readings = self.algorithm.value_terms(micro, hidden, counts)
+            terms |= {f"critic/{name}": term for name, term in value_terms.items()}
+            metrics |= {f"critic/{name}": reading for name, reading in readings.items()}
+        return terms, metrics
+
+    def critic_states(self, batch: Experience) -> Tensor:
+        """The critic's states that predict the response, [B, T, H]."""
+        hidden = backbone_states(self.critic.backbone, batch.input_ids, batch.attention_mask)
+        return response_states(hidden, batch.responses.shape[1])
+
+    def latent_noise(self, experience: Experience, iteration: int, epoch: int) -> Tensor:
+        """Standard normal draws [B, T, depth, Z] for one pass of the critic."""
+        shape = (*experience.response_mask.shape, len(self.critic.head.encoders), self.critic.settings["latent_size"])
+        return torch.randn(shape, generator=generator(self.seed, iteration, epoch, "latent"))
