@@ -1,4 +1,4 @@
-"""Write docs/parameters.md from the models in `vrpo/config.py`: python -m docs.parameters.
+"""Write docs/parameters.md from the models in `pipeline/params.py` and `vrpo/config.py`: python -m docs.parameters.
 
 Types, limits and defaults come from pydantic's JSON schema, descriptions from the comments beside (or right above) the fields.
 """
@@ -17,12 +17,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from vrpo.config import Params
+from pipeline.params import Params
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Parameters
 
-Written by `python -m docs.parameters` from the schema in `vrpo/config.py`; a test holds it current. `params.yaml` sets the values. A key that
+Written by `python -m docs.parameters` from the schema in `pipeline/params.py` and `vrpo/config.py`; a test holds it current. `params.yaml` sets the values. A key that
 it leaves out has its default. A wrong key or value stops every stage before it starts, with its name.
 
 `domain` lays the values under `domains.<name>` over the sections: `math` (nothing more), `science`, `dialogue`; over both, `profile` lays those

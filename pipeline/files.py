@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 LONE_SURROGATES = "backslashreplace"  # how text is encoded that UTF-8 cannot hold: \\ud800, in JSON the very same character
 

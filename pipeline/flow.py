@@ -16,7 +16,9 @@ import yaml
 from pipeline.arguments import new_parser, setting, whole
 from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.leash import interrupt_on_signals
-from vrpo.config import UserError, load_params, overlay, resolve_params
+from pipeline.overlays import overlay
+from pipeline.params import load_params, resolve_params
+from vrpo.errors import UserError
 
 
 def prefect_environment(root: Path) -> dict[str, str]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 
-from vrpo.config import Params, RuntimeConfig, UserError
-from vrpo.params_file import Loader, read_yaml
+from pipeline.overlays import Loader, read_yaml
+from pipeline.params import Params
+from vrpo.config import RuntimeConfig
+from vrpo.errors import UserError
 
 Key = tuple[str, ...]
 

@@ -20,8 +20,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from vrpo.config import GenerationConfig, TrainConfig, UserError
+from vrpo.config import GenerationConfig, TrainConfig
 from vrpo.critics.value_model import ValueModel
+from vrpo.errors import UserError
 from vrpo.models.forward import policy_forward
 from vrpo.models.lm_head import LanguageModelHead
 from vrpo.models.states import backbone_of, backbone_states

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from docs import parameters
-from vrpo.config import Params, load_params
+from pipeline.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -179,7 +179,7 @@ def test_the_page_of_parameters_is_current() -> None:
 
 
 def test_the_page_of_parameters_reads_comments_wherever_they_stand() -> None:
-    from vrpo.config import RewardConfig
+    from pipeline.params import RewardConfig
 
     said = parameters.comments(RewardConfig)
     assert said["beta"] == "of the implicit reward"  # beside the field

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.environment import speak_safely
 from pipeline.leash import STOP_SECONDS, interrupt_on_signals
 from pipeline.stages.stage import RETRYABLE
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.files import hold
 
 LEASH = Path(__file__).parents[1] / "leash.py"

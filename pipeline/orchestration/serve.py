@@ -24,7 +24,7 @@ import psutil
 from pipeline.arguments import new_parser, whole
 from pipeline.environment import speak_safely
 from pipeline.flow import prefect_environment
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 MARK = "VRPO_SERVE"
 POOL = "vrpo"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json, read_jsonl
-from vrpo.config import Params, UserError
+from pipeline.params import Params
+from vrpo.errors import UserError
 
 DATA = Path("data")
 REQUIRED = (

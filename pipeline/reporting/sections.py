@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
+from pipeline.params import Params
 from pipeline.reporting.figures import style
 from pipeline.reporting.heat_maps import heat_map, scales_of
 from pipeline.reporting.runs import Run, is_number
-from vrpo.config import Params
 
 CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"
 PROBLEMS = {  # of each domain: its own problems, and those of a data set

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params import Params
 from pipeline.stages import stage
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 PREPARED, BASE = Path("data/prepared"), Path("data/models/base")
 CAREFUL_SHARE = 0.6  # first part of the corpus, without slips: they would double the steps until the rules are found

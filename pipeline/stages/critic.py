@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.params import Params
 from pipeline.stages import stage
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:

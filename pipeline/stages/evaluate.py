@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params import Params
 from pipeline.stages import stage
-from vrpo.config import Params
 
 PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
 TOKENS = Path("data/tokens")

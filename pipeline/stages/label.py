@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params import LabelConfig, Params
 from pipeline.stages import stage
-from vrpo.config import LabelConfig, Params, UserError
+from vrpo.errors import UserError
 
 PREPARED, BASE, LABELS = Path("data/prepared"), Path("data/models/base"), Path("data/labels")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config import LabelConfig, Params
+from pipeline.params import LabelConfig, Params
 
 CHECKED, EVALUATED = -1, -2  # what stands for the iteration in the draws of noise outside training
 CHANNELS = ("false_positive_rate", "false_negative_rate", "prompt_flip_rate", "heavy_tail_scale", "heavy_tail_degrees")

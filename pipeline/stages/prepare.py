@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_jsonl
+from pipeline.params import Params
 from pipeline.stages.problems import Row, read_placed
 from pipeline.stages.stage import main
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 OUTPUT = Path("data/prepared")
 SPLITS = ("train", "validation", "test")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import left_behind, read_lines
-from vrpo.config import OutOfReach, UserError
+from vrpo.errors import OutOfReach, UserError
 
 QUESTION = ("question", "problem", "query")
 ANSWER = ("answer", "gold", "final_answer", "expected_answer", "ground_truth")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params import Params
 from pipeline.stages import stage
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 PREPARED, SFT, REWARD = Path("data/prepared"), Path("data/models/sft"), Path("data/models/reward")
 SAMPLES = 4  # responses per problem, from which one right and one wrong are taken

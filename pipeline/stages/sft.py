@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params import Params
 from pipeline.stages import stage
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 PREPARED, BASE, SFT = Path("data/prepared"), Path("data/models/base"), Path("data/models/sft")
 EVALUATION = Path("data/evaluations/sft.json")  # where every trained policy started from

@@ -15,7 +15,9 @@ from pipeline import preflight
 from pipeline.arguments import input_file, new_parser, one_of, whole
 from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.files import not_found, write_json
-from vrpo.config import Method, OutOfReach, Params, UserError, load_params
+from pipeline.params import Params
+from vrpo.config import Method, load_params
+from vrpo.errors import OutOfReach, UserError
 
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}
 RETRYABLE = 75  # exit code of a stage for which trying again may help (EX_TEMPFAIL of sysexits.h)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.params import Params
 from pipeline.stages import stage
-from vrpo.config import MEMORY_SETTINGS, Params
+from vrpo.config import MEMORY_SETTINGS
 
 PREPARED, LABELS, SFT = Path("data/prepared"), Path("data/labels"), Path("data/models/sft")
 STATE = Path("data/state")

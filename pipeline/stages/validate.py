@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import read_jsonl, write_atomically, write_json
+from pipeline.params import Params
 from pipeline.stages.stage import main
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from pipeline.arguments import above_zero, input_file, new_parser, whole
 from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.leash import interrupt_on_signals
 from pipeline.study.run import run
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 
 def main() -> int:

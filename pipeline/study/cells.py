@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from pipeline.files import LONE_SURROGATES, read_json, read_jsonl, write_json
+from pipeline.params import Params
 from pipeline.study.file import UNDECIDED, Cell, digest
 from pipeline.tracking.file import Record
-from vrpo.config import Params
 
 WORK = Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder

@@ -26,8 +26,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from vrpo.config import MEMORY_SETTINGS, Domain, Params, Probability, Section, Seeds, UserError, load_params, overlay, resolve_params
-from vrpo.params_file import read_yaml
+from pipeline.overlays import overlay, read_yaml
+from pipeline.params import Domain, Params, load_params, resolve_params
+from vrpo.config import MEMORY_SETTINGS, Probability, Section, Seeds
+from vrpo.errors import UserError
 
 UNDECIDED = {"profile", "methods", "seeds", "report"}  # parameters that do not touch a cell's result
 SEEDED = ("base", "label", "sft", "reward")  # sections that get the cell's seed: each seed has its own models and its own noise

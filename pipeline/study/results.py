@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.files import read_jsonl
+from pipeline.params import Params
 from pipeline.study.file import cell_key
-from vrpo.config import Params
 
 REPORTS = Path("data/reports/study")
 

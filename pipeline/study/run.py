@@ -15,7 +15,7 @@ from pipeline.study.cells import CELL, INPUTS, WORK, folder_of, run_cell, run_st
 from pipeline.study.file import Cell, load_study
 from pipeline.study.results import REPORTS, finished
 from pipeline.tracking import send
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.files import hold
 
 

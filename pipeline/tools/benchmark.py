@@ -22,9 +22,10 @@ from typing import Any
 
 from pipeline import environment, files
 from pipeline.arguments import above_zero, input_file, input_folder, new_parser, one_of, whole
+from pipeline.params import Params, load_params
 from pipeline.preflight import check_machine
 from pipeline.stages.problems import Row, read_problems
-from vrpo.config import Params, UserError, load_params
+from vrpo.errors import UserError
 
 OUTPUT, FILES = Path("data/benchmarks"), Path("../shared/data")
 HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")

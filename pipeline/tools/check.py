@@ -8,7 +8,8 @@ import sys
 
 from pipeline import preflight
 from pipeline.arguments import input_file, new_parser
-from vrpo.config import UserError, load_params
+from pipeline.params import load_params
+from vrpo.errors import UserError
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.arguments import input_file, new_parser, output_file
 from pipeline.environment import speak_safely
 from pipeline.files import write_json
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.metrics import summarise
 

@@ -18,7 +18,7 @@ from pipeline.arguments import new_parser
 from pipeline.environment import speak_safely
 from pipeline.tracking.mirror import init_database, tracking_uri
 from pipeline.tracking.send import follow, one_line, public, sync
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.params import Params
 from pipeline.tracking.file import FOLDER, Record, flatten
 from pipeline.tracking.mirror import tracking_uri
 from pipeline.tracking.send import public
-from vrpo.config import Params
 
 SYSTEM_SECONDS = 10.0  # between two readings of process and machine
 GRACE_SECONDS = 15.0  # how long the end of a stage waits for the mirror

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.tracking.file import FOLDER, read_events
 from pipeline.tracking.mirror import connect, mirror, tracking_uri
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 LIVE_SECONDS = 5.0  # between two live updates
 

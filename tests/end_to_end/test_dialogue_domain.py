@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import read_jsonl
+from pipeline.params import Params
 from pipeline.stages import base, evaluate, label, observed, prepare, report, reward, sft, train, validate
-from vrpo.config import Params, UserError
 from vrpo.data.prompts import TURN_SEPARATOR
+from vrpo.errors import UserError
 from vrpo.rollout import samples as evaluation
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.scenario import load_scenario

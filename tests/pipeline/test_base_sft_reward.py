@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pipeline.files import read_jsonl, write_jsonl
+from pipeline.params import Params
 from pipeline.stages import base, reward, sft
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 from vrpo.models.loading import load_causal_lm, load_tokenizer, new_llama, save_model
 from vrpo.rewards.model import RewardModelScorer, new_reward_model, noisy_preferences, pairwise_accuracy
 from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer, work_through

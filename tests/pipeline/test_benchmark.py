@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.tools import benchmark
 from pipeline.tools.benchmark import BENCHMARKS, choose, load_benchmark, pass_at, scores
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.loader import text_task
 from vrpo.tasks.math.task import canonical

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.params import Params
 from pipeline.tracking import mirror, send
 from pipeline.tracking import record as tracking
 from pipeline.tracking.champion import clearly_better
 from pipeline.tracking.file import digest
 from tests.pipeline.database import select
-from vrpo.config import Params
 
 
 def checkpoint(folder: Path, seed: int) -> Path:

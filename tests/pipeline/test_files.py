@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import files
+from pipeline.params import Params
 from pipeline.reporting.runs import load_runs
 from pipeline.tracking import __main__ as tracking_main
 from pipeline.tracking.file import Record, read_events
-from vrpo.config import MEMORY_SETTINGS, Params, UserError
+from vrpo.config import MEMORY_SETTINGS
+from vrpo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LONE = "half a pair: \ud800, caf\u00e9"

@@ -17,7 +17,7 @@ import pytest
 from pipeline.flow import prefect_environment
 from pipeline.orchestration import serve
 from pipeline.orchestration.runner import LEASH, Runner, Stage, by_stage, follow, read_graph, take_turn
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 GRAPH = """

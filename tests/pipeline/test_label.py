@@ -5,8 +5,9 @@ import math
 import pytest
 
 from pipeline.files import read_jsonl, write_jsonl
+from pipeline.params import Params
 from pipeline.stages import label
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 from vrpo.tasks.science.task import ScienceTask
 
 

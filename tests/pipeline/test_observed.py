@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline.files import read_json, write_jsonl
+from pipeline.params import Params
 from pipeline.stages import evaluate, label, observed, reward
-from vrpo.config import Params
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.text import decode, encode
 from vrpo.models.loading import new_llama

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import environment, preflight
+from pipeline.overlays import overlay, read_yaml
+from pipeline.params import Params
 from pipeline.stages import stage
 from pipeline.tools import check
 from tests.pipeline.conftest import PROJECT
-from vrpo.config import Params, RuntimeConfig, UserError
-from vrpo.params_file import overlay, read_yaml
+from vrpo.config import RuntimeConfig
+from vrpo.errors import UserError
 
 
 @pytest.fixture

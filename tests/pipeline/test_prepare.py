@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import read_jsonl
+from pipeline.params import Params
 from pipeline.stages import base, prepare
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 GSM8K_STYLE = [

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.stages.problems import normalise, read_problems
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 ARC = {"question": "Which?", "choices": {"text": ["rock", "gas"], "label": ["1", "2"]}, "answerKey": "2"}
 SCIENCE = {

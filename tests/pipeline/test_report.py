@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import write_json, write_jsonl
+from pipeline.params import Params
 from pipeline.reporting import runs, sections
 from pipeline.stages import report
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 METHODS = ("ppo", "grpo", "vrpo")
 FINAL = {"ppo": 0.80, "grpo": 0.72, "vrpo": 0.83}

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import environment
 from pipeline.stages import stage
-from vrpo.config import OutOfReach, UserError
+from vrpo.errors import OutOfReach, UserError
 
 
 @pytest.mark.parametrize(

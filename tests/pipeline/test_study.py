@@ -21,7 +21,7 @@ from pipeline.study import results as study_results
 from pipeline.study import run as study_run
 from pipeline.tracking import record as tracking
 from pipeline.tracking.file import read_events
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

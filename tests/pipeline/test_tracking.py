@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.params import Params
 from pipeline.tracking import mirror, send
 from pipeline.tracking import record as tracking
 from pipeline.tracking.file import Record, flatten, read_events
 from tests.pipeline.database import select
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 TRAIN = {"stage": "train", "params": Params(), "arguments": ("ppo", 0)}
 FILE = Path("data/tracking/train-ppo-0.jsonl")

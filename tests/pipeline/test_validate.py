@@ -9,8 +9,9 @@ import pytest
 
 from pipeline.environment import TELEMETRY_OFF
 from pipeline.files import write_jsonl
+from pipeline.params import Params
 from pipeline.stages import validate
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 
 os.environ.update(TELEMETRY_OFF)
 SIZES = {"train": 20, "validation": 6, "test": 8}

@@ -5,8 +5,8 @@ import torch
 from tiny import assert_same, timeless, tiny_policy, trainer, weights
 from transformers import AutoModelForCausalLM
 
-from vrpo.config import UserError
 from vrpo.critics.value_model import ValueModel
+from vrpo.errors import UserError
 
 LORA = {"rank": 2, "alpha": 4.0}
 

@@ -8,10 +8,10 @@ from tiny import tiny_policy, trainer
 from transformers import LlamaForCausalLM
 
 from tests.architectures import CELLS, new_model, rollouts, verdict
-from vrpo.config import UserError
 from vrpo.critics.semantics import head_statistics
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.batch import Rollout
+from vrpo.errors import UserError
 from vrpo.models.forward import policy_forward
 from vrpo.models.lm_head import LanguageModelHead
 from vrpo.models.states import after_last_layer, backbone_of, backbone_states, states_width

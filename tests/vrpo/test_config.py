@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vrpo.config import Params, TrainConfig, UserError, load_params, overlay, resolve_params
+from pipeline.overlays import overlay
+from pipeline.params import Params, load_params, resolve_params
+from vrpo.config import TrainConfig
+from vrpo.errors import UserError
 from vrpo.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny import METHODS, config, tiny_policy
 
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.batch import Rollout
 from vrpo.data.prompts import TURN_SEPARATOR
 from vrpo.data.text import decode, encode, encode_turns, pad_prompts, spans
+from vrpo.errors import UserError
 from vrpo.metrics.monte_carlo import monte_carlo_check
 from vrpo.models.forward import policy_forward
 from vrpo.models.supervised import encode_completion

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vrpo.algorithms.advantages import group_relative_advantages
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.rewards.corrections import FlipRates, backward_correction, estimate_rates, forward_correction
 from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.data.text import decode, encode
+from vrpo.errors import UserError
 from vrpo.rollout import samples as evaluation
 from vrpo.rollout.conversation import converse
 from vrpo.rollout.sampler import generation_settings

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from tiny import trainer
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.training.identity import content, digest_rows
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.models.supervised import fit_implicit_reward
 from vrpo.rewards.implicit import ImplicitReward
 from vrpo.rewards.model import BlurredReward, find_blur, pairwise_accuracy

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.models import loading as models
 from vrpo.models.loading import from_package, load_causal_lm, load_tokenizer, new_llama, save_model
 from vrpo.tasks.math.chain import new_tokenizer

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose, confusion, majority_vote
 
 

@@ -9,9 +9,10 @@ from tiny import METHODS, assert_same, count_digits, tiny_policy, trainer, weigh
 
 from vrpo.algorithms.advantages import group_relative_advantages, leave_one_out_advantages
 from vrpo.algorithms.losses import clipped, kl_k1, kl_k3, policy_loss
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.critics.semantics import _statistics, head_statistics
 from vrpo.data.masking import masked_centred, masked_mean, masked_var, masked_whiten
+from vrpo.errors import UserError
 from vrpo.metrics.critic import correlation, explained_variance
 from vrpo.metrics.health import finite_metrics, health_warnings
 from vrpo.metrics.rollout import reward_rounding

@@ -7,8 +7,8 @@ import torch
 from tiny import config, trainer
 
 from vrpo.algorithms.oracle import Oracle, calibrated
-from vrpo.config import UserError
 from vrpo.data.batch import Experience, Rollout
+from vrpo.errors import UserError
 from vrpo.metrics.rollout import experience_metrics
 from vrpo.rewards.experience import new_experience
 from vrpo.tasks.math.chain import ChainTask, work_through

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from vrpo.config import Params
+from pipeline.params import Params
 from vrpo.tasks.loader import load_task
 from vrpo.tasks.science import physics
 from vrpo.tasks.science.physics import LAWS, MISTAKES, UNITS, PhysicsTask, derive, generate_problems, new_tokenizer, read_question

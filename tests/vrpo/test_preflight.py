@@ -5,9 +5,10 @@ import torch
 from test_generation import absolute_positions
 from tiny import config, count_digits, tiny_policy, trainer
 
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.text import encode
+from vrpo.errors import UserError
 from vrpo.models.supervised import encode_completion, fit_demonstrations
 from vrpo.rollout.conversation import converse
 from vrpo.rollout.sampler import generate, generation_settings

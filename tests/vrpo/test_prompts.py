@@ -6,8 +6,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from tiny import config, count_digits, tiny_policy, trainer
 
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.data.prompts import TAKEN, prompt_rows
+from vrpo.errors import UserError
 from vrpo.training.trainer import Trainer
 
 ONE = Dataset.from_list([{"prompt": "1+1"}])

@@ -9,8 +9,8 @@ import torch
 from tiny import assert_same, count_digits, timeless, tiny_policy, trainer, weights
 
 from vrpo import files
-from vrpo.config import UserError
 from vrpo.critics.value_model import ValueModel
+from vrpo.errors import UserError
 from vrpo.models.loading import load_causal_lm, load_tokenizer, save_model
 from vrpo.training import checkpoint
 from vrpo.training.checkpoint import load_checkpoint, save_checkpoint

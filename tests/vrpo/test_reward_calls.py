@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny import count_digits, trainer
 
-from vrpo.config import UserError
 from vrpo.data.batch import Rollout
+from vrpo.errors import UserError
 from vrpo.rewards.calling import call_reward, check_reward
 from vrpo.rewards.experience import new_experience
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.models.loading import new_llama
 from vrpo.models.supervised import IGNORED, encode_pairs, fit_demonstrations, fit_preferences
 from vrpo.tasks.math.chain import ChainTask, generate_problems, work_through

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import METHODS, assert_same, count_digits, timeless, trainer, weights
 
-from vrpo.config import UserError
 from vrpo.data.batch import Rollout
 from vrpo.data.text import decode
+from vrpo.errors import UserError
 from vrpo.rewards.experience import at_last_token, new_experience
 
 

@@ -10,7 +10,8 @@ from vrpo.algorithms.reinforce import Reinforce
 from vrpo.algorithms.reinforce_pp import ReinforcePP
 from vrpo.algorithms.rloo import RLOO
 from vrpo.algorithms.vrpo import VRPO
-from vrpo.config import GROUPED, TrainConfig, UserError
+from vrpo.config import GROUPED, TrainConfig
+from vrpo.errors import UserError
 
 ALGORITHMS = {"ppo": PPO, "vrpo": VRPO, "oracle": Oracle, "grpo": GRPO, "dr_grpo": DrGRPO, "rloo": RLOO}
 ALGORITHMS |= {"reinforce_pp": ReinforcePP, "reinforce": Reinforce}

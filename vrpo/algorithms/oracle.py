@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from vrpo.algorithms.advantages import compute_gae
 from vrpo.algorithms.ppo import PPO
-from vrpo.config import TrainConfig, UserError
+from vrpo.config import TrainConfig
 from vrpo.data.batch import Experience
+from vrpo.errors import UserError
 
 
 class Oracle(PPO):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vrpo.config import UserError, shown
+from vrpo.errors import UserError, shown
 
 TURN_SEPARATOR = "\x1e"  # ASCII's record separator, between the policy's turns in the text of a dialogue
 TAKEN = ("prompts", "responses", "completions", "step", "samples")  # what a reward gets beside the columns

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vrpo.config import UserError
 from vrpo.data.batch import Rollout
 from vrpo.data.prompts import TURN_SEPARATOR
+from vrpo.errors import UserError
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:

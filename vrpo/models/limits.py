@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 logger = logging.getLogger(__name__)
 

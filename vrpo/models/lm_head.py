@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.models.states import backbone_of, backbone_states, probing
 
 SMALL, LARGE = 2.0**-10, 1e4  # logits that show a factor before any cap acts, and a cap; both exist in half precision

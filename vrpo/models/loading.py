@@ -23,7 +23,8 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from vrpo.config import OutOfReach, RuntimeConfig, UserError
+from vrpo.config import RuntimeConfig
+from vrpo.errors import OutOfReach, UserError
 from vrpo.files import present, whole_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")

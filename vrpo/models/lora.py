@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from vrpo.config import LoRAConfig, UserError
+from vrpo.config import LoRAConfig
+from vrpo.errors import UserError
 
 logger = logging.getLogger(__name__)
 

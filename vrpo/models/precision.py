@@ -8,8 +8,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from vrpo.config import UserError
 from vrpo.data.batch import Experience
+from vrpo.errors import UserError
 
 HALF = (torch.float16, torch.bfloat16)
 LARGEST = 1e15  # squares of advantages and value targets beyond it, summed up, leave float32

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 
 def recompute_layers(model: Any) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

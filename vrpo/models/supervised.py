@@ -11,8 +11,8 @@ import math
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vrpo.config import UserError
 from vrpo.data.text import encode_turns
+from vrpo.errors import UserError
 from vrpo.models.limits import check_tokens
 from vrpo.models.precision import broken_weight, refuse_half_weights
 

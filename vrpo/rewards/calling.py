@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from vrpo.config import UserError, shown
+from vrpo.errors import UserError, shown
 
 Score = float | Sequence[float] | None  # of a response; of each of the policy's turns in a dialogue; not to be had
 Reward = Callable[..., Sequence[Score]]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.rewards.noise import confusion
 
 

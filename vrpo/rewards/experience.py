@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vrpo.config import UserError
 from vrpo.data.batch import Experience, Rollout
 from vrpo.data.text import spans
+from vrpo.errors import UserError
 from vrpo.rewards.calling import Score, require_scores, totals
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.models.loading import damage_named, load_tokenizer, refuse_non_finite
 from vrpo.models.supervised import Completion, encode_pairs
 from vrpo.seeding import derive_seed, uniform

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.seeding import uniform
 
 Channel = Callable[..., list[float | None]]

@@ -9,8 +9,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from vrpo.config import UserError
 from vrpo.data.batch import Rollout
+from vrpo.errors import UserError
 from vrpo.models.forward import policy_forward
 from vrpo.models.states import probing
 

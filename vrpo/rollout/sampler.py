@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vrpo.config import UserError
 from vrpo.data.batch import Rollout
 from vrpo.data.text import end_tokens, pad_prompts
+from vrpo.errors import UserError
 from vrpo.models.limits import table_end
 from vrpo.models.precision import broken_logits
 from vrpo.rollout.compatibility import check_decoding, check_policy

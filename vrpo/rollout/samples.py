@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.data.batch import Rollout
 from vrpo.data.text import decode, encode
+from vrpo.errors import UserError
 from vrpo.models.limits import check_prompts
 from vrpo.rollout.conversation import Reply, converse, replies
 from vrpo.rollout.sampler import generation_settings

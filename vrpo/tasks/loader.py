@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config import Params, UserError
+from vrpo.errors import UserError
 from vrpo.tasks.base import Task
 
 
-def load_task(params: Params, tokenizer: Any = None) -> Task:
+def load_task(params: Any, tokenizer: Any = None) -> Task:
     """The task of a run. Only `prompt` needs the tokenizer, and only for tasks that use its chat template."""
     if params.prepare.dataset == "procedural":
         from vrpo.tasks.procedural import procedural_task

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config import Params
 from vrpo.tasks.base import ProceduralTask
 
 
-def procedural_task(params: Params, tokenizer: Any = None) -> ProceduralTask:
+def procedural_task(params: Any, tokenizer: Any = None) -> ProceduralTask:
     """The domain's own generator. `tokenizer`, of the policy, is for tasks that speak through its chat template."""
     if params.domain == "math":
         from vrpo.tasks.math.chain import ChainTask

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 
 FORMAT = 2  # of checkpoints; raised when older ones cannot be read any more
 

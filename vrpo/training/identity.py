@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vrpo.config import MEMORY_SETTINGS, UserError
+from vrpo.config import MEMORY_SETTINGS
+from vrpo.errors import UserError
 from vrpo.training.checkpoint import tensors_digest, weights
 
 PLAIN = (bool, int, float, complex, type(None))

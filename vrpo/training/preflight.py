@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vrpo.config import GenerationConfig, UserError
+from vrpo.config import GenerationConfig
 from vrpo.data.text import encode, end_tokens, turn_bridge
+from vrpo.errors import UserError
 from vrpo.models.limits import check_prompts
 from vrpo.rewards.calling import Reward, check_reward
 from vrpo.rollout.conversation import Environment

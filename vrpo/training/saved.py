@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vrpo.config import UserError
 from vrpo.critics.value_model import ValueModel
+from vrpo.errors import UserError
 from vrpo.models.states import probing
 
 logger = logging.getLogger(__name__)

@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from vrpo.algorithms.choice import find_algorithm
 from vrpo.algorithms.losses import kl_k1
-from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig, UserError, shown
+from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.batch import Experience, Rollout
 from vrpo.data.masking import masked_whiten
 from vrpo.data.prompts import prompt_rows
 from vrpo.data.text import decode, encode
+from vrpo.errors import UserError, shown
 from vrpo.files import sole_writer
 from vrpo.metrics.critic import latent_metrics
 from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings

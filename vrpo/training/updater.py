@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vrpo.config import Precision, TrainConfig, UserError
+from vrpo.config import Precision, TrainConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.batch import Experience
+from vrpo.errors import UserError
 from vrpo.models.precision import broken_gradient, refuse_half_weights
 from vrpo.models.states import backbone_states, response_states
 from vrpo.seeding import generator

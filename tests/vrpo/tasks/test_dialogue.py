@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vrpo.config import UserError
 from vrpo.data.prompts import TURN_SEPARATOR
+from vrpo.errors import UserError
 from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.canonical import canonical

