@@ -100,7 +100,8 @@ def check_make(words: list[str], tmp_path: Path) -> None:
 
 def check_python(words: list[str], tmp_path: Path) -> None:
     assert words[1] == "-m"
-    source = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
+    module = ROOT / words[2].replace(".", "/")
+    source = (module / "__main__.py" if module.is_dir() else module.with_suffix(".py")).read_text()
     assert [word for word in words[3:] if word.startswith("-") and f'"{word}"' not in source] == []
     assert [word for word in words[3:] if word.startswith("pipeline/") and not (ROOT / word).is_file()] == []
 
@@ -197,7 +198,7 @@ def logged_names() -> set[str]:
     """Names of metrics that stand in the library's source as they are logged."""
     kinds = ("policy", "critic", "reward", "advantage", "length", "validation")
     found = set()
-    for path in (ROOT / "vrpo").glob("*.py"):
+    for path in (ROOT / "vrpo").rglob("*.py"):
         texts = {
             node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }

@@ -49,7 +49,7 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     try:
         params = load_params(options.params)
         preflight.check(params)
-        preflight.warn_of_masked(options.params)
+        preflight.warn_of_masked(options.params, {name, "runtime", "generation"} if recorded else None)
         for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(key, str(params.runtime.threads))
         arguments = (options.method, options.seed) if cell else ()

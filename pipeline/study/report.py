@@ -64,7 +64,7 @@ def _result(cell: Cell, line: dict[str, Any]) -> Result:
 def write(path: Path) -> None:
     """Write everything for the study at `path`; cells that are not there yet are counted."""
     study, cells = load_study(path)
-    lines, tables = finished(path), {}
+    lines, tables = finished(path, study.cold_start), {}
     for name, table in study.tables.items():
         own = [cell for cell in cells if cell.table == name]
         known = {cell.key: lines[cell.key] for cell in own if cell.key in lines}

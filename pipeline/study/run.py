@@ -12,7 +12,7 @@ from pipeline.files import append_line
 from pipeline.leash import workers
 from pipeline.preflight import check_machine
 from pipeline.study.cells import WORK, folder_of, read_by_cells, run_cell, run_stage, shared
-from pipeline.study.file import Cell, load_study
+from pipeline.study.file import Cell, Study, load_study
 from pipeline.study.results import REPORTS, finished
 from pipeline.tracking import send
 from vrpo.errors import UserError
@@ -33,15 +33,15 @@ def run(path: Path, jobs: int, minutes: float, tables: list[str], pool: Any = No
         print(f"waiting for the study of process {holder}, which works in this checkout", file=sys.stderr)
 
     with hold(WORK / ".lock", wait):
-        return _run_missing(path, cells, jobs, minutes, tables, pool)
+        return _run_missing(path, study, cells, jobs, minutes, tables, pool)
 
 
-def _run_missing(path: Path, cells: list[Cell], jobs: int, minutes: float, tables: list[str], pool: Any) -> int:
+def _run_missing(path: Path, study: Study, cells: list[Cell], jobs: int, minutes: float, tables: list[str], pool: Any) -> int:
     from concurrent.futures import FIRST_COMPLETED, wait
 
     from tqdm import tqdm
 
-    done = finished(path)
+    done = finished(path, study.cold_start)
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
     for runtime in {cell.params.runtime for cell in missing}:
         check_machine(runtime)

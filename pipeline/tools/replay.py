@@ -50,14 +50,19 @@ def main() -> None:
         else:
             rows, schema = sgd.load_rows(options.dialogues, options.schema or options.dialogues.parent / "sgd_schema.json")
         found = replays(rows, schema)
-    except UserError as error:
+        show(len(rows), found)
+        if options.out:
+            write_json(options.out, found)
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    print(f"{len(rows)} dialogues, shares in percent\n{'replay':<38}" + "".join(f"{name:>9}" for name in METRICS.values()))
+
+
+def show(dialogues: int, found: dict[str, dict[str, float | None]]) -> None:
+    """Print the table."""
+    print(f"{dialogues} dialogues, shares in percent\n{'replay':<38}" + "".join(f"{name:>9}" for name in METRICS.values()))
     for name, metrics in found.items():
-        print(f"{name:<38}" + "".join("        –" if metrics[key] is None else f"{100 * metrics[key]:9.1f}" for key in METRICS))
-    if options.out:
-        write_json(options.out, found)
+        print(f"{name:<38}" + "".join("        –" if metrics[key] is None else f"{100 * metrics[key]:9.1f}" for key in METRICS), flush=True)
 
 
 if __name__ == "__main__":

@@ -337,18 +337,59 @@ def test_worker_processes_end_with_whoever_started_them(tmp_path: Path, monkeypa
     assert parent.returncode != 0 and _ends(pid)
 
 
+SLEEPING = """
+stages:
+  params: {cmd: cp params.yaml resolved.yaml, deps: [params.yaml], outs: [resolved.yaml]}
+  sleep: {cmd: sh -c 'echo $$ > pid.tmp; mv pid.tmp pid.txt; sleep 600', deps: [resolved.yaml]}
+"""
+
+
 def test_a_second_reproduction_waits_and_a_stopped_one_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    command = [sys.executable, "-m", "pipeline.orchestration.runner", "sh", "-c"]
-    first = subprocess.Popen([*command, "echo $$ > pid.tmp; mv pid.tmp pid.txt; sleep 600"], stderr=subprocess.PIPE, text=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], check=True)
+    (tmp_path / "dvc.yaml").write_text(SLEEPING)
+    (tmp_path / "params.yaml").write_text("seeds: [0]\n")
+    command = [sys.executable, "-m", "pipeline.repro"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     pid = _pid_of_sleep()
-    second = subprocess.Popen([*command, "echo second >> order; exit 3"], stderr=subprocess.PIPE, text=True)
+    second = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert second.stderr.readline() == f"waiting for the run of process {first.pid}, which works in this checkout\n"
-    assert not Path("order").exists()
     first.terminate()
     assert "stopped" in first.communicate(timeout=120)[1] and first.returncode == 130 and _ends(pid)
-    assert second.wait(30) == 3 and Path("order").read_text() == "second\n"
+    (tmp_path / "pid.txt").unlink()
+    pid = _pid_of_sleep()  # the second one's turn
+    second.terminate()
+    assert second.wait(120) == 130 and _ends(pid)
+
+
+def test_a_reproduction_runs_what_it_can_says_so_and_fails(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    (project / "params.yaml").write_text("seeds: [0]\n")
+    done = subprocess.run([sys.executable, "-m", "pipeline.repro", "--jobs", "3"], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and "failed: flaky, train@bad; " in done.stdout
+    assert any(line.startswith("train@good: ran, ") for line in lines) and "report: skipped, 0.0 s" in lines
+    assert not any(line.startswith("prepare") for line in lines) and not Path("report.txt").exists()
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("sys.exit('${item.method}' == 'bad')", "sys.exit(0)"))
+    assert subprocess.run([sys.executable, "-m", "pipeline.repro"], stdout=subprocess.DEVNULL).returncode == 0
+    assert Path("report.txt").exists()
+
+
+def test_a_leash_ends_background_jobs_that_ignore_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell's background jobs do; they outlived the command, which ended at once."""
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, LEASH, "sh", "-c", "sleep 600 & echo $! > pid.tmp; mv pid.tmp pid.txt; sleep 600"]
+    leash = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    pid = _pid_of_sleep()
+    leash.stdin.close()
+    assert leash.wait(60) and _ends(pid)
+
+
+def test_a_leash_names_a_command_that_is_not_there() -> None:
+    done = subprocess.run([sys.executable, LEASH, "no-such-command"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "error: [Errno 2] No such file or directory: 'no-such-command'\n"
 
 
 def test_a_leash_that_is_asked_to_end_ends_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOISES = {"clean": {"label": {"source": "clean"}}, "flip": {"label": {"source": "clean", "false_positive_rate": 0.2}}}
 METHODS = {"reinforce": {"method": "reinforce"}, "oracle": {"method": "oracle"}}
+RESULTS = dict.fromkeys(study_results.NEEDED["run"], 0)
 
 
 @pytest.fixture
@@ -67,14 +68,14 @@ def test_results_outlive_parameters_that_came_later(home) -> None:
     _, cells = study_file.load_study(Path("small.yaml"))
     cell, file = cells[0], home / "data/reports/study/small.jsonl"
     params = cell.params.model_dump(exclude=study_file.UNDECIDED)
-    line = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params}
+    line = RESULTS | {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params}
     file.parent.mkdir(parents=True)
     del params["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
     file.write_text(json.dumps(line) + "\n")
-    assert study_results.finished(Path("small.yaml")).keys() == {cell.key}
+    assert study_results.finished(Path("small.yaml"), 0.0).keys() == {cell.key}
     params["train"]["critic"]["surprisal_inputs"] = True
     file.write_text(json.dumps(line) + "\n")
-    assert cell.key not in study_results.finished(Path("small.yaml"))
+    assert cell.key not in study_results.finished(Path("small.yaml"), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -286,12 +287,12 @@ def test_lines_of_parameters_that_do_not_exist_any_more_are_told_and_left_out(ho
     file, lines = home / "data/reports/study/small.jsonl", []
     for cell in cells[:2]:
         params = cell.params.model_dump(exclude=study_file.UNDECIDED)
-        lines.append({"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params})
+        lines.append(RESULTS | {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params})
     ((section, values),) = change.items()
     lines[0]["params"][section] = lines[0]["params"].get(section, {}) | values
     file.parent.mkdir(parents=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert study_results.finished(Path("small.yaml")).keys() == {cells[1].key}
+    assert study_results.finished(Path("small.yaml"), 0.0).keys() == {cells[1].key}
     told = capsys.readouterr().err
     assert "small.jsonl: 1 of 2 lines are of older code and do not count, e.g. 1: " in told and section in told
 
@@ -328,3 +329,26 @@ def test_shared_files_are_found_after_the_checkout_moved(tmp_path) -> None:
     (tmp_path / "there/study/cell-1/data/rows.jsonl").symlink_to(source / "data/rows.jsonl")  # as absolute links are after a move
     study._link([tmp_path / "there/study/prepare-1"], tmp_path / "there/study/cell-1")
     assert (tmp_path / "there/study/cell-1/data/rows.jsonl").read_text() == "rows"
+
+
+def test_lines_without_what_reports_need_do_not_count(home, capsys) -> None:
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
+    whole = RESULTS | {"kind": "run", "method": cell.method, "seed": cell.seed}
+    whole["params"] = cell.params.model_dump(exclude=study_file.UNDECIDED)
+    lines = [whole, {key: value for key, value in whole.items() if key != "log"}, whole | {"params": 3}, {"kind": "run"}]
+    study_results.REPORTS.mkdir(parents=True)
+    file = study_results.REPORTS / "small.jsonl"
+    for line, counts in zip(lines, (True, False, False, False), strict=True):
+        file.write_text(json.dumps(line) + "\n")
+        assert (study_results.finished(Path("small.yaml"), 0.0).keys() == {cell.key}) is counts
+        assert ("1 of 1 lines are of older code" in capsys.readouterr().err) is not counts
+
+
+def test_a_cell_that_was_left_out_counts_only_while_its_cold_start_is_too_poor(home) -> None:
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
+    line = {"kind": "run", "method": cell.method, "seed": cell.seed, "accuracy_init": 0.3}
+    study_results.REPORTS.mkdir(parents=True)
+    params = {"params": cell.params.model_dump(exclude=study_file.UNDECIDED)}
+    (study_results.REPORTS / "small.jsonl").write_text(json.dumps(line | params) + "\n")
+    assert study_results.finished(Path("small.yaml"), 0.35).keys() == {cell.key}
+    assert not study_results.finished(Path("small.yaml"), 0.3)
