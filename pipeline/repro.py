@@ -158,7 +158,7 @@ def run(root: Path, jobs: int) -> int:
             print("data/reports is up to date")
             return 0
         send_records()
-    failed = [name for name, stage in outcome.items() if stage.state == "Failed"]
+    failed = sorted(name for name, stage in outcome.items() if stage.state == "Failed")
     print(f"\nfailed: {', '.join(failed)}; `make repro` goes on where it stopped" if failed else NEXT)
     return 1 if failed else 0
 
