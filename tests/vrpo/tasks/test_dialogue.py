@@ -232,7 +232,7 @@ def test_rewards_of_turns_add_up_to_goal_share_and_completion() -> None:
 def test_every_word_of_the_world_is_in_the_vocabulary() -> None:
     tokenizer, task, rng = new_tokenizer(), DialogueTask(), random.Random(0)
     for row in task.generate(200, 5, set()):
-        for line in [task.prompt(row["question"]), *task.write(row, rng, 0.2, 0.0)]:
+        for line in [task.prompt(row["question"]), *task.write(row, rng, 0.2)]:
             ids = tokenizer(line, add_special_tokens=False)["input_ids"]
             assert tokenizer.unk_token_id not in ids, line
             assert tokenizer.decode(ids).split() == line.split()
