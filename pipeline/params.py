@@ -159,9 +159,7 @@ class Params(Section):
     """All of `params.yaml`, domain and profile applied."""
 
     profile: str = "tiny"  # which values of `profiles` lie over all others
-    domain: Domain = (
-        "math"  # a folder of vrpo/tasks, whose values under `domains` lie over the sections; or FILE.py:NAME, a Domain of your own
-    )
+    domain: Domain = "math"  # a folder of vrpo/tasks, its values under `domains` lie over the sections; or FILE.py:NAME of your own
     methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)] = [
         "ppo",
         "grpo",

@@ -191,8 +191,7 @@ def results_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, An
 
 def _measures(measures: Measures, runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
     """What only this domain has, one row a method."""
-    found = runs[0].evaluation[measures.name]
-    largest = {key: max(found[key], key=int) for key in measures.columns.values() if isinstance(found.get(key), dict)}
+    largest = {key: max(value, key=int) for key, value in runs[0].evaluation[measures.name].items() if isinstance(value, dict)}
 
     def cell(method: str, key: str) -> str:
         if key in largest:
