@@ -29,7 +29,7 @@ class Task(Protocol):
 
     def demonstration(self, row: dict[str, Any]) -> str | list[str]:
         """A clean completion of a prepared row (see `completion`), without end-of-text token."""
-        ...
+        return self.canonical_response(row["answer"])
 
     def completion(self, response: str, answer: str) -> str | list[str]:
         """Everything after the prompt: the response, or the messages of the dialogue that it is the policy's part of."""
@@ -49,7 +49,7 @@ class Task(Protocol):
 
     def canonical_response(self, answer: str) -> str:
         """A shortest response that states `answer`."""
-        ...
+        return answer
 
     def canonical(self, answer: str) -> str:
         """The answer as a vote would state it, so that equal ones are spelled alike."""
