@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vrpo.errors import UserError
+from vrpo.tasks import loader
 
 TOP = ("domain", "profile", "methods", "seeds")  # what DVC reads from the top of the file, to know its stages
 CURES = {  # what pydantic's message leaves open, by type of error
@@ -76,7 +77,7 @@ def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolve(model: type[BaseModel], raw: dict[str, Any], origin: str) -> dict[str, Any]:
-    """The values of `raw` with those of the chosen domain, then those of the chosen profile laid over them.
+    """The values of `raw` with those of the chosen domain (its folder's settings beneath), then those of the chosen profile laid over them.
 
     The domains and profiles that are not chosen are checked too: each key and value, and that it goes with one of the others at least.
 
@@ -89,6 +90,7 @@ def resolve(model: type[BaseModel], raw: dict[str, Any], origin: str) -> dict[st
     if not wrong:
         places = [(f"{kind}.{name}", changes) for kind, overlays in layers.items() for name, changes in overlays.items()]
         wrong = [line for place, changes in places for line in complaints(model, changes, place)[0]]
+    layers["domains"] = layers["domains"] if wrong else with_settings(layers["domains"], model)
     domain, profile = (values.get(key, model.model_fields[key].default) for key in ("domain", "profile"))
     if not wrong and profile not in (profiles := {"tiny", *layers["profiles"]}):
         wrong = [f"profile: unknown profile {profile!r}; use one of {', '.join(sorted(profiles))}"]
@@ -111,9 +113,31 @@ def resolve(model: type[BaseModel], raw: dict[str, Any], origin: str) -> dict[st
     return merged(values, domain, profile)
 
 
+def with_settings(overlays: dict[str, Any], model: type[BaseModel] | None = None) -> dict[str, Any]:
+    """Values of `domains` with the settings.yaml of each domain's folder, where it has one, beneath them.
+
+    Args:
+        model: which the settings are checked against; None: they are not.
+
+    Raises:
+        UserError: one is malformed, or a value in it is wrong.
+    """
+    merged = dict(overlays)
+    for name in loader.domains():
+        path = loader.settings_file(name)
+        if path.exists():
+            values = read_yaml(path)
+            wrong = [] if isinstance(values, dict) else ["write sections of keys and values"]
+            wrong = wrong or [f"{key}: is read at the top of params.yaml alone; set it there" for key in TOP if key in values]
+            if wrong := wrong or (complaints(model, values)[0] if model else []):
+                raise UserError("\n".join(f"{path}: {line}" for line in wrong))
+            merged[name] = overlay(values, merged.get(name) or {})
+    return merged
+
+
 def _misplaced(model: type[BaseModel], layers: dict[str, Any]) -> list[str]:
     """What is wrong with `domains` and `profiles` besides the values in them."""
-    wrong, domains = [], get_args(model.model_fields["domain"].annotation)
+    wrong, domains = [], loader.domains()
     for kind, overlays in layers.items():
         if not isinstance(overlays, dict):
             wrong.append(f"{kind} = {overlays!r}: write names, and below each its sections")

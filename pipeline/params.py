@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from pipeline import own_code
 from pipeline.overlays import read_yaml, resolve
 from vrpo.config import (
     GROUPED,
@@ -28,8 +30,23 @@ from vrpo.config import (
     distinct,
 )
 from vrpo.errors import UserError
+from vrpo.tasks.base import PROCEDURAL
+from vrpo.tasks.base import Domain as TaskDomain
+from vrpo.tasks.loader import domains, load_domain, missing_task
 
-Domain = Literal["math", "science", "dialogue"]
+
+def _known_domain(name: str) -> str:
+    if own_code.is_spec(name):
+        try:
+            own_code.check(name, Path())
+        except UserError as error:
+            raise PydanticCustomError("own_code", "{message}", {"message": str(error)}) from None
+    elif name not in domains():
+        raise PydanticCustomError("domain", "use one of {names}, or FILE.py:NAME of your own", {"names": ", ".join(domains())})
+    return name
+
+
+Domain = Annotated[Text, AfterValidator(_known_domain)]
 
 
 class PrepareConfig(Section):
@@ -142,7 +159,7 @@ class Params(Section):
     """All of `params.yaml`, domain and profile applied."""
 
     profile: str = "tiny"  # which values of `profiles` lie over all others
-    domain: Domain = "math"  # which problems; its values under `domains` lie over the sections
+    domain: Domain = "math"  # a folder of vrpo/tasks, its values under `domains` lie over the sections; or FILE.py:NAME of your own
     methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)] = [
         "ppo",
         "grpo",
@@ -172,14 +189,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _data_fit(self) -> Params:
-        procedural = self.prepare.dataset == "procedural"
-        if self.label.source == "dataset" and procedural:
+        if self.label.source == "dataset" and self.prepare.dataset == PROCEDURAL:
             raise ValueError(
                 "label.source = 'dataset': problems of prepare.dataset = procedural have no labels; use majority_vote or clean"
-            )
-        if "oracle" in self.methods and (self.domain != "math" or not procedural):
-            raise ValueError(
-                "methods: oracle needs a task whose values are known, domain math with prepare.dataset = procedural; take it out"
             )
         return self
 
@@ -197,25 +209,37 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _dialogues_are_not_voted_on(self) -> Params:
-        if self.domain == "dialogue" and self.label.source == "majority_vote":
-            raise ValueError(
-                "label.source = 'majority_vote': dialogues have no final answers that could be voted on; use clean, with "
-                "label.wrong_reference_rate, flips, or reward.kind = 'model' for noise"
-            )
+    def _fits_its_domain(self) -> Params:
+        """A domain of the user's own is no code to run here: `pipeline.domains` checks it where it is loaded."""
+        if not own_code.is_spec(self.domain):
+            self.fit(load_domain(self.domain))
         return self
 
-    @model_validator(mode="after")
-    def _turn_rewards_are_clean(self) -> Params:
-        """Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers."""
-        label = self.label
-        noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
-        if self.reward.per_turn and (self.domain != "dialogue" or self.reward.kind != "rule" or self.reward.correction != "none" or noisy):
+    def fit(self, domain: TaskDomain) -> None:
+        """Check the values that depend on what a domain has.
+
+        Raises:
+            ValueError: some do not go with it.
+        """
+        label, reward = self.label, self.reward
+        if missing := missing_task(domain, self.prepare.dataset):
+            raise ValueError(missing)
+        if "oracle" in self.methods and not (domain.oracle and self.prepare.dataset == PROCEDURAL):
             raise ValueError(
-                "reward.per_turn = true: needs domain = dialogue, reward.kind = rule, reward.correction = none and no flips or heavy tails "
-                "in `label`; set it to false, or change these"
+                f"methods: oracle needs a task whose values are known, domain {_having('oracle')} with prepare.dataset = procedural; take it out"
             )
-        return self
+        if label.source == "majority_vote" and not domain.voted_on:
+            raise ValueError(
+                f"label.source = 'majority_vote': {domain.title} have no final answers that could be voted on; use clean, with "
+                "label.wrong_reference_rate, flips, or reward.kind = 'model' for noise"
+            )
+        # Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers.
+        noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
+        if reward.per_turn and (not domain.rewards_turns or reward.kind != "rule" or reward.correction != "none" or noisy):
+            raise ValueError(
+                f"reward.per_turn = true: needs domain = {_having('rewards_turns')}, reward.kind = rule, reward.correction = none and no flips "
+                "or heavy tails in `label`; set it to false, or change these"
+            )
 
     @model_validator(mode="after")
     def _corrections_have_rates(self) -> Params:
@@ -236,8 +260,13 @@ class Params(Section):
         return self
 
 
+def _having(what: str) -> str:
+    """The domains that have something."""
+    return " or ".join(name for name in domains() if getattr(load_domain(name), what))
+
+
 def resolve_params(raw: dict[str, Any], origin: str = "params.yaml") -> Params:
-    """Lay the values of `domains.<domain>`, then those of `profiles.<profile>` over the sections, and validate.
+    """Lay the domain's own settings and the values of `domains.<domain>`, then those of `profiles.<profile>` over the sections, and validate.
 
     Raises:
         UserError: see `pipeline.overlays.resolve`.

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.overlays import Loader, read_yaml
+from pipeline.overlays import Loader, read_yaml, with_settings
 from pipeline.params import Params
 from vrpo.config import RuntimeConfig
 from vrpo.errors import UserError
@@ -80,6 +80,7 @@ def masked_overrides(path: Path) -> Iterator[tuple[str, str]]:
         committed, now = yaml.load(shown, Loader), read_yaml(path)
     except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
         return
+    committed, now = (values | {"domains": with_settings(values.get("domains") or {})} for values in (committed, now))
     chosen = {"domains": now.get("domain", "math"), "profiles": now.get("profile", "tiny")}
     before, after = dict(_leaves(committed)), dict(_leaves(now))
     over = [(), *chosen.items()]  # places of values, each over those before it

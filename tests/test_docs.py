@@ -217,13 +217,14 @@ def test_the_glossary_has_every_metric_of_the_trainer(tutorial: tuple[Path, list
 
 
 def test_the_glossary_has_every_metric_of_evaluations_reports_studies_and_benchmarks() -> None:
-    from pipeline.stages.report import AVERAGED, CRITIC, DIALOGUE
+    from pipeline.stages.report import AVERAGED, CRITIC
     from pipeline.study.file import METRICS
+    from vrpo.tasks.dialogue import DOMAIN
 
     reports = ROOT / "data/reports"
     summary = json.loads((reports / "dialogue/clean.json").read_text())
     runs = summary["runs"]
-    names = {*AVERAGED, *CRITIC, *DIALOGUE, *METRICS, *(name for run in runs for name in run)}
+    names = {*AVERAGED, *CRITIC, *DOMAIN.measures.shares, *METRICS, *(name for run in runs for name in run)}
     names |= {name for run in runs for part in ("critic", "dialogue") for name in run[part] or ()}
     names |= {name for method in summary["methods"].values() for name in method}
     configured = {"benchmark", "model", "domain", "source", "problems", "samples", "generation", "seed"}  # of a benchmark, not measured

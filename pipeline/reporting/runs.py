@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.domains import domain_of
 from pipeline.files import read_json, read_jsonl
 from pipeline.params import Params
 from vrpo.errors import UserError
+from vrpo.tasks.base import Measures
 
 DATA = Path("data")
 REQUIRED = (
@@ -77,6 +79,12 @@ def load_runs(params: Params) -> list[Run]:
     if not runs:
         raise UserError(f"{DATA / 'evaluations'}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
     return runs
+
+
+def measures_of(params: Params, runs: list[Run]) -> Measures | None:
+    """What the domain measures beside accuracy, where the evaluations hold it."""
+    measures = domain_of(params).measures
+    return measures if measures and measures.name in runs[0].evaluation else None
 
 
 def is_number(value: Any) -> bool:

@@ -11,17 +11,14 @@ from typing import Any
 
 import yaml
 
+from pipeline.domains import domain_of
 from pipeline.params import Params
 from pipeline.reporting.figures import style
 from pipeline.reporting.heat_maps import heat_map, scales_of
-from pipeline.reporting.runs import Run, is_number
+from pipeline.reporting.runs import Run, is_number, measures_of
+from vrpo.tasks.base import Measures
 
 CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"
-PROBLEMS = {  # of each domain: its own problems, and those of a data set
-    "math": ("chain arithmetic", "free-form math"),
-    "science": ("science questions with options", "science benchmarks"),
-    "dialogue": ("slot-filling dialogues", "recorded dialogues"),
-}
 METRICS = {"accuracy": "test accuracy", "aulc": "learning curve area"}
 WORDS = ("Measure", "What it shows", "Check", "What to do")  # columns of text, not numbers
 NOISE = {
@@ -47,11 +44,11 @@ ALT = {
 def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict[str, Path]) -> dict[str, Any]:
     """Everything the templates need: title, facts, findings and sections of text, tables and figures."""
     methods = list(summary["methods"])
-    text = texts(summary["confidence"])
+    text, domain, measures = texts(summary["confidence"]), domain_of(params), measures_of(params, runs)
     figures = {name: _picture(path, name, text[name]) for name, path in images.items()}
     plan: list[tuple[str, str, list[Any], list[str]]] = [  # title, text, tables, figures
         ("Results", text["results"], [results_table(summary, text)], ["comparison"]),
-        ("Dialogues", "", [_dialogues(runs, summary, text)], []),
+        (measures.title, "", [_measures(measures, runs, summary)], []) if measures else ("", "", [], []),
         ("Paired differences", "", [differences_table(summary, text)], []),
         ("Learning", "", [], ["learning_curves", "rewards"]),
         ("Critic", "", [_critic(summary, text)], ["critic"]),
@@ -69,9 +66,8 @@ def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict
         }
         for title, words, tables, names in plan
     ]
-    problems = PROBLEMS[params.domain][params.prepare.dataset != "procedural"]
     return {
-        "title": f"{_enumerate([method.upper() for method in methods])} on {problems} with noisy rewards",
+        "title": f"{_enumerate([method.upper() for method in methods])} on {domain.titled(params.prepare.dataset)} with noisy rewards",
         "facts": facts(runs, summary),
         "findings": findings(summary),
         "sections": [section for section in sections if section["text"] or section["tables"] or section["figures"]],
@@ -193,19 +189,20 @@ def results_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, An
     return _table(["Method", *columns], rows, text["results_table"])
 
 
-def _dialogues(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
-    """What only dialogues have; None for the other domains."""
-    if "dialogue" not in runs[0].evaluation:
-        return None
-    most = max(runs[0].evaluation["dialogue"]["pass_hat_k"], key=int)
-    headers = ["Method", "TCR", "ACR", "Re-asks", "GCR", f"pass^{most}", "Assistant's tokens", "of the cold start's"]
-    rows = []
-    for method, values in summary["methods"].items():
-        own = [run.evaluation["dialogue"]["pass_hat_k"][most] for run in runs if run.method == method]
-        shares = [spread(values[key], 1, 100) for key in ("tcr", "acr", "reask_rate", "gcr")]
-        tail = [number(sum(own) / len(own), 1, 100), mean(values["response_length"], 1), mean(values["length_inflation"])]
-        rows.append([method.upper(), *shares, *tail])
-    return _table(headers, rows, text["dialogues"])
+def _measures(measures: Measures, runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
+    """What only this domain has, one row a method."""
+    largest = {key: max(value, key=int) for key, value in runs[0].evaluation[measures.name].items() if isinstance(value, dict)}
+
+    def cell(method: str, key: str) -> str:
+        if key in largest:
+            own = [run.evaluation[measures.name][key][largest[key]] for run in runs if run.method == method]
+            return number(sum(own) / len(own), 1, 100)
+        values = summary["methods"][method][key]
+        return spread(values, 1, 100) if key in measures.shares else mean(values, 2 if key == "length_inflation" else 1)
+
+    headers = ["Method", *(heading.format(largest.get(key)) for heading, key in measures.columns.items())]
+    rows = [[method.upper(), *(cell(method, key) for key in measures.columns.values())] for method in summary["methods"]]
+    return _table(headers, rows, measures.caption.format(percent=f"{summary['confidence']:.0%}"))
 
 
 def differences_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.domains import load_task
 from pipeline.params import Params
 from pipeline.stages import stage
 from vrpo.errors import UserError
+from vrpo.tasks.base import PROCEDURAL
 
 PREPARED, BASE = Path("data/prepared"), Path("data/models/base")
 CAREFUL_SHARE = 0.6  # first part of the corpus, without slips: they would double the steps until the rules are found
@@ -52,9 +54,8 @@ def corpus(params: Params, exclude: set[str]) -> list[dict[str, str]]:
         UserError: there are not enough problems outside `exclude` for a batch.
     """
     from vrpo.seeding import derive_seed
-    from vrpo.tasks.procedural import procedural_task
 
-    base, task, rng = params.base, procedural_task(params), random.Random(f"base-{params.base.seed}")
+    base, task, rng = params.base, load_task(params), random.Random(f"base-{params.base.seed}")
     pairs = []
     for step in range(base.steps):
         slip_rate = base.slip_rate if step >= CAREFUL_SHARE * base.steps else 0.0
@@ -64,25 +65,24 @@ def corpus(params: Params, exclude: set[str]) -> list[dict[str, str]]:
         except ValueError as error:
             raise UserError(f"base.batch_size = {base.batch_size}: {error}") from None
         for problem in problems:
-            completion = task.write(problem, rng, slip_rate, base.hesitation_rate)
+            completion = task.write(problem, rng, slip_rate)
             pairs.append({"prompt": task.prompt(problem["question"]), "completion": completion})
     return pairs
 
 
 def _from_scratch(params: Params) -> tuple[Any, Any, list[float]]:
     dataset = params.prepare.dataset
-    if dataset != "procedural":
+    if dataset != PROCEDURAL:
         raise UserError(
             f"base.source = 'scratch' learns procedural problems only, not prepare.dataset = {dataset!r}; name a model in base.source"
         )
     from vrpo.models.loading import new_llama
     from vrpo.models.supervised import fit_demonstrations
-    from vrpo.tasks.procedural import procedural_task
 
     base = params.base
     # Training questions may appear: there are only 300 of length 1, and a model that never saw one cannot answer them.
     held_out = {row["question"] for split in ("validation", "test") for row in files.read_jsonl(PREPARED / f"{split}.jsonl")}
-    tokenizer = procedural_task(params).new_tokenizer()
+    tokenizer = load_task(params).new_tokenizer()
     model = new_llama(tokenizer, base.hidden_size, base.layers, base.heads, base.seed).to(params.runtime.device)
     pairs = corpus(params, held_out)
     # The order of the corpus matters (see CAREFUL_SHARE); its problems are independent draws, so nothing is lost without shuffling.

@@ -24,12 +24,12 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     """Evaluate `data/runs/<method>-<seed>`; returns the headline numbers."""
     import torch
 
+    from pipeline.domains import load_task
     from pipeline.stages.observed import acting_noise
     from vrpo.critics.value_model import ValueModel
     from vrpo.models.loading import load_policy
     from vrpo.rewards.calling import totals
     from vrpo.rollout.samples import PolicySamples
-    from vrpo.tasks.loader import load_task
     from vrpo.timing import Timer
 
     torch.set_num_threads(params.runtime.threads)

@@ -25,7 +25,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
         votes = _vote(params, splits)
     else:
         votes = {name: (_given(rows, name, params.label.source), []) for name, rows in splits.items()}
-    from vrpo.tasks.loader import load_task
+    from pipeline.domains import load_task
 
     task = load_task(params)
     answers = sorted({task.canonical(row["answer"]) for row in splits["train"]})
@@ -77,10 +77,10 @@ def _given(rows: list[dict[str, Any]], name: str, source: str) -> list[str | Non
 
 def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[list[str | None], list[list[str]]]]:
     """Majority labels and the samples behind them, per split."""
+    from pipeline.domains import load_task
     from vrpo.models.loading import load_policy
     from vrpo.rewards.noise import majority_vote
     from vrpo.rollout.samples import sample_texts
-    from vrpo.tasks.loader import load_task
 
     model, tokenizer = load_policy(BASE, params.runtime)
     task = load_task(params, tokenizer)

@@ -15,11 +15,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+from pipeline.domains import domain_of, load_task
 from pipeline.files import write_jsonl
 from pipeline.params import Params
-from pipeline.stages.problems import Row, read_placed
+from pipeline.stages.problems import read_placed
 from pipeline.stages.stage import main
 from vrpo.errors import UserError
+from vrpo.tasks.base import PROCEDURAL
+from vrpo.tasks.rows import Row
 
 OUTPUT = Path("data/prepared")
 SPLITS = ("train", "validation", "test")
@@ -39,7 +42,7 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
             `prepare.label_noise` is declared for data without labels.
     """
     config = params.prepare
-    splits, left_out = _generated(params) if config.dataset == "procedural" else _external(params)
+    splits, left_out = _generated(params) if config.dataset == PROCEDURAL else _external(params)
     if config.label_noise:
         unlabelled = [row["id"] for row in splits["train"] if "label" not in row]
         if unlabelled:
@@ -56,9 +59,7 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
 
 def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """The domain's own problems: test first, so that its problems do not change with the size of the others."""
-    from vrpo.tasks.procedural import procedural_task
-
-    config, task = params.prepare, procedural_task(params)
+    config, task = params.prepare, load_task(params)
     if config.test_dataset:
         raise UserError("prepare.test_dataset: has no use with prepare.dataset = procedural, whose test problems are generated; remove it")
     splits: dict[str, list[Row]] = {}
@@ -77,14 +78,14 @@ def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
 
 def _external(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Local or hub data: normalise, drop repeated questions, shuffle by seed, split."""
-    config = params.prepare
-    placed, repeated, conflicts = _distinct(read_placed(config.dataset, config.subset, config.split, params.domain, config.seed))
+    config, domain = params.prepare, domain_of(params)
+    placed, repeated, conflicts = _distinct(read_placed(config.dataset, config.subset, config.split, domain, config.seed))
     overlap = 0
     wanted = {"validation": config.validation_size, "train": config.train_size}
     splits: dict[str, list[Row]] = {}
     if config.test_dataset:
         subset = config.subset if config.test_dataset == config.dataset else None
-        in_test = read_placed(config.test_dataset, subset, config.test_split, params.domain, config.seed)
+        in_test = read_placed(config.test_dataset, subset, config.test_split, domain, config.seed)
         test, repeated_in_test, conflicts_in_test = _distinct(in_test)
         repeated += repeated_in_test
         conflicts += conflicts_in_test + [both for key in placed if key in test and (both := _conflict(test[key], placed[key]))]

@@ -19,8 +19,9 @@ from typing import Any
 from pipeline import graph
 from pipeline.files import read_json, read_jsonl, write_atomically, write_json
 from pipeline.params import Params
-from pipeline.reporting.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs
+from pipeline.reporting.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs, measures_of
 from pipeline.stages.stage import main
+from vrpo.tasks.base import Measures
 
 REPORTS = DATA / "reports"
 TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
@@ -34,7 +35,6 @@ AVERAGED = (
     "rollouts_warmup",
     "policy_updates",
 )
-DIALOGUE = ("tcr", "acr", "reask_rate", "gcr")
 CRITIC = ("ev_observed", "ev_clean", "corr_mc", "corr_mc_start", "corr_mc_end")
 
 
@@ -66,10 +66,11 @@ def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str
     accuracies = {run.name: run.evaluation["accuracy"]["mean"] for run in runs}
     areas = learning_areas(runs)
     cells = {f"{method}-{seed}" for method, seed in itertools.product(params.methods, params.seeds)}
-    methods, keys = {}, (*AVERAGED, *CRITIC, *(DIALOGUE if "dialogue" in runs[0].evaluation else ()))
+    measures = measures_of(params, runs)
+    methods, keys = {}, (*AVERAGED, *CRITIC, *(measures.shares if measures else ()))
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
-        values = {key: [value for run in own if is_number(value := _value(run.evaluation, key))] for key in keys}
+        values = {key: [value for run in own if is_number(value := _value(run.evaluation, key, measures))] for key in keys}
         values |= {"seconds": [run.seconds for run in own], "aulc": [areas[run.name] for run in own if run.name in areas]}
         methods[method] = {key: interval(found, confidence) if found else None for key, found in values.items()}
     noise = DATA / "labels" / "noise.json"
@@ -89,11 +90,11 @@ def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str
     }
 
 
-def _value(evaluation: dict[str, Any], key: str) -> Any:
+def _value(evaluation: dict[str, Any], key: str, measures: Measures | None) -> Any:
     if key in CRITIC:
         return (evaluation["critic"] or {}).get(key)
-    if key in DIALOGUE:
-        return evaluation["dialogue"][key]
+    if measures and key in measures.shares:
+        return evaluation[measures.name][key]
     return evaluation[key]["mean"] if key == "accuracy" else evaluation[key]
 
 

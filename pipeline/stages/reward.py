@@ -119,9 +119,9 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     Raises:
         UserError: hardly any problem has both.
     """
+    from pipeline.domains import load_task
     from vrpo.models.loading import load_policy
     from vrpo.rollout.samples import sample_texts, task_replies
-    from vrpo.tasks.loader import load_task
 
     model, tokenizer = load_policy(SFT, params.runtime)
     task = load_task(params, tokenizer)

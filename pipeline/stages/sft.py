@@ -17,10 +17,10 @@ EVALUATION = Path("data/evaluations/sft.json")  # where every trained policy sta
 
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Fine-tune the base model; returns the loss on the first batch, before any update, and on the last ones."""
+    from pipeline.domains import load_task
     from vrpo.models.loading import load_policy, save_model
     from vrpo.models.supervised import fit_demonstrations
     from vrpo.rollout.samples import PolicySamples
-    from vrpo.tasks.loader import load_task
 
     sft = params.sft
     model, tokenizer = load_policy(BASE, params.runtime.training)

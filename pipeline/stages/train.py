@@ -15,6 +15,7 @@ from pipeline import files
 from pipeline.params import Params
 from pipeline.stages import stage
 from vrpo.config import MEMORY_SETTINGS
+from vrpo.tasks.base import PROCEDURAL
 
 PREPARED, LABELS, SFT = Path("data/prepared"), Path("data/labels"), Path("data/models/sft")
 STATE = Path("data/state")
@@ -68,11 +69,9 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
     """The trainer of one cell, on what the earlier stages left; `options` are further arguments of `vrpo.training.trainer.Trainer`."""
     import torch
 
+    from pipeline.domains import domain_of, load_task
     from pipeline.stages.observed import clean_reward, corrected_reward, observed_reward
     from vrpo.models.loading import load_policy
-    from vrpo.tasks.loader import load_task
-    from vrpo.tasks.math.chain import ChainTask
-    from vrpo.tasks.math.chain_oracle import ChainOracle
     from vrpo.training.trainer import Trainer
 
     torch.set_num_threads(params.runtime.threads)
@@ -95,8 +94,9 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
         validation=_problems(task, "validation", with_labels=False),
         **options,
     )
-    if method == "oracle" and isinstance(task, ChainTask):
-        trainer.algorithm.success = ChainOracle(tokenizer)
+    oracle = domain_of(params).oracle
+    if method == "oracle" and oracle and params.prepare.dataset == PROCEDURAL:
+        trainer.algorithm.success = oracle(tokenizer)
     return trainer
 
 

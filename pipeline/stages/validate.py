@@ -47,7 +47,7 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
         UserError: a file is missing or malformed, or a check is breached (one line per breach: split, check, number of
             offending rows, up to three example ids).
     """
-    from vrpo.tasks.loader import load_task
+    from pipeline.domains import load_task
 
     splits = {split: _read_split(PREPARED / f"{split}.jsonl") for split in SPLITS}
     checks, noise = validate(splits, load_task(params), params.prepare.label_noise, OUTPUT / "docs")

@@ -24,8 +24,10 @@ from pipeline import environment, files
 from pipeline.arguments import above_zero, input_file, input_folder, new_parser, one_of, whole
 from pipeline.params import Params, load_params
 from pipeline.preflight import check_machine
-from pipeline.stages.problems import Row, read_problems
+from pipeline.stages.problems import read_problems
 from vrpo.errors import UserError
+from vrpo.tasks.loader import load_domain
+from vrpo.tasks.rows import Row
 
 OUTPUT, FILES = Path("data/benchmarks"), Path("../shared/data")
 HUB_ID = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")
@@ -78,11 +80,11 @@ def load_benchmark(name: str, files: Path = FILES, seed: int = 0) -> list[Row]:
     """
     if name not in BENCHMARKS:
         raise UserError(f"{name}: no such benchmark; use one of {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[name]
+    benchmark, domain = BENCHMARKS[name], load_domain(BENCHMARKS[name].domain)
     local = [path for path in (files / f"{name}.jsonl", files / (benchmark.file or "")) if path.is_file()]
     if local:
-        return read_problems(str(local[0]), None, benchmark.split, benchmark.domain, seed)
-    return [row for subset in benchmark.subsets for row in read_problems(benchmark.hub, subset, benchmark.split, benchmark.domain, seed)]
+        return read_problems(str(local[0]), None, benchmark.split, domain, seed)
+    return [row for subset in benchmark.subsets for row in read_problems(benchmark.hub, subset, benchmark.split, domain, seed)]
 
 
 def choose(rows: list[Row], count: int | None, seed: int) -> list[Row]:
@@ -154,9 +156,8 @@ def run(params: Params, policy: Any, tokenizer: Any, model: str, name: str, rows
     """Sample and score one benchmark; returns the contents of its results file, which it writes."""
     from vrpo.data.text import end_tokens
     from vrpo.rollout.samples import PolicySamples
-    from vrpo.tasks.loader import text_task
 
-    task, start = text_task(BENCHMARKS[name].domain, tokenizer), time.perf_counter()
+    task, start = load_domain(BENCHMARKS[name].domain).on_rows(tokenizer), time.perf_counter()
     drawn = PolicySamples.draw(policy, tokenizer, task, rows, samples, params.generation, params.evaluate.seed)
     seconds = time.perf_counter() - start
     lengths = [int(length) for rollout in drawn.rollouts for length in rollout.lengths]
@@ -251,12 +252,10 @@ def _run_all(options: argparse.Namespace) -> None:
     questions = {name: choose(load_benchmark(name, options.files, seed), options.problems, seed) for name in options.names}
     import torch
 
-    from vrpo.tasks.loader import text_task
-
     torch.set_num_threads(params.runtime.threads)
     policy, tokenizer = _load(options.model, params)
     for name, rows in questions.items():
-        task = text_task(BENCHMARKS[name].domain, tokenizer)
+        task = load_domain(BENCHMARKS[name].domain).on_rows(tokenizer)
         check_tokenizer(tokenizer, [task.prompt(row["question"]) for row in rows], options.model, name)
     for name, rows in questions.items():
         label = "-".join(["benchmark", name, re.sub(r"[^\w.-]+", "_", options.model).strip("_")])

@@ -15,7 +15,7 @@ from pipeline.arguments import input_file, new_parser, output_file
 from pipeline.environment import speak_safely
 from pipeline.files import write_json
 from vrpo.errors import UserError
-from vrpo.tasks.dialogue import sgd
+from vrpo.tasks.dialogue import damage, sgd
 from vrpo.tasks.dialogue.metrics import summarise
 
 METRICS = {"tcr": "TCR", "acr": "ACR", "reask_rate": "re-asks", "gcr": "GCR"}
@@ -25,15 +25,15 @@ def replays(rows: list[sgd.Row], schema: sgd.Schema) -> dict[str, dict[str, Any]
     """Metrics of the human's turns and of each damaged replay."""
     damages = {
         "human": lambda row: row["turns"],
-        "human, values as the user said them": sgd.surface_forms,
-        "a slot dropped from a call": sgd.drop_parameter,
-        "a wrong value in a call": sgd.wrong_value,
-        "an extra booking": partial(sgd.extra_booking, schema=schema),
-        "a wrong answer": sgd.wrong_answer,
-        "a question left out": sgd.unasked_slot,
-        "a question repeated": sgd.repeated_question,
+        "human, values as the user said them": damage.surface_forms,
+        "a slot dropped from a call": damage.drop_parameter,
+        "a wrong value in a call": damage.wrong_value,
+        "an extra booking": partial(damage.extra_booking, schema=schema),
+        "a wrong answer": damage.wrong_answer,
+        "a question left out": damage.unasked_slot,
+        "a question repeated": damage.repeated_question,
     }
-    return {name: summarise([sgd.score_row(row, schema, damage(row)) for row in rows]) for name, damage in damages.items()}
+    return {name: summarise([sgd.score_row(row, schema, harm(row)) for row in rows]) for name, harm in damages.items()}
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from pipeline.files import read_jsonl
 from pipeline.params import Params
 from pipeline.stages import base, evaluate, label, observed, prepare, report, reward, sft, train, validate
 from vrpo.data.prompts import TURN_SEPARATOR
-from vrpo.errors import UserError
 from vrpo.rollout import samples as evaluation
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.scenario import load_scenario
@@ -121,9 +120,7 @@ def test_a_reward_model_reads_whole_dialogues(project, monkeypatch) -> None:
 
 
 def test_dialogues_cannot_be_voted_on() -> None:
-    with pytest.raises(ValueError, match=r"label.source = 'majority_vote': dialogues have no final answers"):
+    with pytest.raises(ValueError, match=r"label.source = 'majority_vote': slot-filling dialogues have no final answers"):
         Params.model_validate(SETTINGS | {"label": {"source": "majority_vote"}})
-    with pytest.raises(UserError, match="one answer"):
-        from vrpo.tasks.loader import load_task
-
-        load_task(Params.model_validate(SETTINGS | {"prepare": {"dataset": "mine.jsonl"}}))
+    with pytest.raises(ValueError, match="prepare.dataset = 'mine.jsonl': .* one answer"):
+        Params.model_validate(SETTINGS | {"prepare": {"dataset": "mine.jsonl"}})

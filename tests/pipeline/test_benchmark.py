@@ -14,7 +14,7 @@ from pipeline.tools import benchmark
 from pipeline.tools.benchmark import BENCHMARKS, choose, load_benchmark, pass_at, scores
 from vrpo.errors import UserError
 from vrpo.rollout.samples import PolicySamples
-from vrpo.tasks.loader import text_task
+from vrpo.tasks.loader import load_domain
 from vrpo.tasks.math.task import canonical
 
 FILES = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -30,7 +30,7 @@ def questions(name: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tasks():
-    made = {domain: text_task(domain) for domain in ("math", "science")}
+    made = {domain: load_domain(domain).on_rows() for domain in ("math", "science")}
     yield made
     made["math"].close()
 

@@ -4,6 +4,8 @@ import pytest
 
 from pipeline.stages.problems import normalise, read_problems
 from vrpo.errors import UserError
+from vrpo.tasks.math import DOMAIN as MATH
+from vrpo.tasks.science import DOMAIN
 
 ARC = {"question": "Which?", "choices": {"text": ["rock", "gas"], "label": ["1", "2"]}, "answerKey": "2"}
 SCIENCE = {
@@ -41,7 +43,7 @@ def test_science_rows(name):
     raw, right = SCIENCE[name]
     orders = set()
     for seed in range(12):
-        row = normalise(raw, "here:1", "set", "science", seed)
+        row = normalise(raw, "here:1", "set", DOMAIN, seed)
         stem, *lines = row["question"].split("\n")
         assert stem in ("Which?", "How many?")
         assert row["answer"] in lines
@@ -49,7 +51,7 @@ def test_science_rows(name):
         assert lines == [f"{choice['label']}. {choice['text']}" for choice in row["choices"]]
         assert [line[0] for line in lines] == [chr(65 + place) for place in range(len(lines))]
         orders.add(tuple(line[3:] for line in lines))
-        assert row == normalise(raw, "here:1", "set", "science", seed)
+        assert row == normalise(raw, "here:1", "set", DOMAIN, seed)
     assert len(orders) > 1
     assert len({tuple(sorted(order)) for order in orders}) == 1
 
@@ -58,7 +60,7 @@ def test_options_with_double_spaces_are_found():
     """In the question and as the right one; else they would stand there twice."""
     raw = {"question": "Which?\nA. hot  gas\nB.  cold\trock", "choices": ["hot  gas", "cold\trock"]}
     for right, text in (("cold  rock", "cold rock"), ("B. cold rock", "cold rock"), ("(a)", "hot gas"), ("Hot gas", "hot gas")):
-        row = normalise(raw | {"answer": right}, "here:1", "set", "science")
+        row = normalise(raw | {"answer": right}, "here:1", "set", DOMAIN)
         assert sorted(line[3:] for line in row["question"].split("\n")[1:]) == ["cold rock", "hot gas"]
         assert row["answer"][3:] == text
 
@@ -73,7 +75,7 @@ def test_options_with_double_spaces_are_found():
     ],
 )
 def test_math_rows(raw, expected):
-    row = normalise(raw, "here:1", "set", "math")
+    row = normalise(raw, "here:1", "set", MATH)
     assert row | expected == row
 
 
@@ -90,11 +92,11 @@ def test_math_rows(raw, expected):
 )
 def test_malformed_science_rows_are_named(raw, message):
     with pytest.raises(UserError, match=message):
-        normalise(raw, "here:1", "set", "science")
+        normalise(raw, "here:1", "set", DOMAIN)
 
 
 def test_noisy_labels_follow_the_shuffle():
-    row = normalise(ARC | {"label": "1"}, "here:1", "set", "science", seed=3)
+    row = normalise(ARC | {"label": "1"}, "here:1", "set", DOMAIN, seed=3)
     assert row["label"][3:] == "rock"
     assert row["label"] in row["question"].split("\n")
 
@@ -108,4 +110,4 @@ def test_a_gated_set_says_what_to_do(monkeypatch):
     monkeypatch.setattr("vrpo.models.loading.hub_reachable", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", gated)
     with pytest.raises(UserError, match=r"Idavidrein/gpqa: gated; accept its terms at https://.*then `hf auth login`"):
-        read_problems("Idavidrein/gpqa", "gpqa_diamond", "train", "science", 0)
+        read_problems("Idavidrein/gpqa", "gpqa_diamond", "train", DOMAIN, 0)

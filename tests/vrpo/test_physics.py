@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
+from pipeline.domains import load_task
 from pipeline.params import Params
-from vrpo.tasks.loader import load_task
 from vrpo.tasks.science import physics
 from vrpo.tasks.science.physics import LAWS, MISTAKES, UNITS, PhysicsTask, derive, generate_problems, new_tokenizer, read_question
 
@@ -52,8 +52,8 @@ def test_a_clean_writer_is_always_right_and_a_careless_one_errs_by_the_named_mis
     task, rng = PhysicsTask(), random.Random(0)
     answers = [row["answer"] for row in rows]
     assert task.verify([task.demonstration(row) for row in rows], answers) == [1.0] * len(rows)
-    assert task.verify([task.write(row, rng, 0.0, 0.0) for row in rows], answers) == [1.0] * len(rows)
-    texts = [task.write(row, rng, 0.35, 0.0) for row in rows]
+    assert task.verify([task.write(row, rng, 0.0) for row in rows], answers) == [1.0] * len(rows)
+    texts = [task.write(row, rng, 0.35) for row in rows]
     right = task.verify(texts, answers)
     by_steps = [[score for score, row in zip(right, rows, strict=True) if row["length"] == steps] for steps in (1, 2, 3)]
     shares = [sum(scores) / len(scores) for scores in by_steps]

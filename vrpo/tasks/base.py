@@ -1,10 +1,13 @@
-"""What every task offers to the pipeline."""
+"""What every task offers to the pipeline, and what a domain is made of."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from vrpo.tasks import rows
 
 
 class Task(Protocol):
@@ -26,7 +29,7 @@ class Task(Protocol):
 
     def demonstration(self, row: dict[str, Any]) -> str | list[str]:
         """A clean completion of a prepared row (see `completion`), without end-of-text token."""
-        ...
+        return self.canonical_response(row["answer"])
 
     def completion(self, response: str, answer: str) -> str | list[str]:
         """Everything after the prompt: the response, or the messages of the dialogue that it is the policy's part of."""
@@ -46,7 +49,7 @@ class Task(Protocol):
 
     def canonical_response(self, answer: str) -> str:
         """A shortest response that states `answer`."""
-        ...
+        return answer
 
     def canonical(self, answer: str) -> str:
         """The answer as a vote would state it, so that equal ones are spelled alike."""
@@ -76,10 +79,67 @@ class ProceduralTask(Task, Protocol):
         """
         ...
 
-    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> str:
+    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float) -> str | list[str]:
         """What a writer who slips at this rate responds to a generated row: this is how the base model's corpus gets its mistakes."""
         ...
 
     def new_tokenizer(self) -> Any:
         """A tokenizer over the task's own symbols."""
         ...
+
+
+PROCEDURAL = "procedural"  # the data set that stands for a domain's own problems
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What tells responses of a domain apart beside accuracy: `Task.details` puts it under `name`, every evaluation holds it.
+
+    Attributes:
+        name: of the dictionary among the task's details.
+        title, caption: of the report's section, a table with a row a method; the caption may hold {percent}, the level of intervals.
+        columns: metric by heading: a share between 0 and 1 in the dictionary, shown in percent; shares by number (pass^k), of which the
+            largest number's is shown and stands for {} in the heading; or a metric that every evaluation has, such as `response_length`.
+        shares: those metrics that are averaged over seeds in the report's summary, with intervals.
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: Mapping[str, str]
+    shares: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Everything that a kind of problems brings. A folder `vrpo/tasks/<name>/` defines one as `DOMAIN`, a file of one's own under any name.
+
+    The module that defines it is imported to check parameters, so it must import nothing heavy: classes whose modules need torch come
+    through functions that import them. What is called here gets, by name, those settings that it has parameters for: the keys of
+    `prepare`, `max_turns`, `hesitation_rate` and `tokenizer` (the policy's; None where no model is loaded).
+
+    Attributes:
+        title: its own problems, in reports: "chain arithmetic".
+        procedural: makes the task that generates problems, where `prepare.dataset` is "procedural"; None: there is none.
+        on_rows: makes the task on the rows of a data set; None: there is none.
+        rows_title: problems of a data set, in reports; empty: as `title`.
+        read_row: (columns, place, seed) -> row, see `vrpo.tasks.rows.read_row`.
+        oracle: (tokenizer) -> success chances of the procedural task's states for method `oracle`, see `vrpo.algorithms.oracle`.
+        voted_on: whether responses have final answers that votes can be counted by.
+        rewards_turns: whether its tasks have `turn_rewards` (reward.per_turn).
+        measures: beside accuracy.
+    """
+
+    title: str
+    procedural: Callable[..., ProceduralTask] | None = None
+    on_rows: Callable[..., Task] | None = None
+    rows_title: str = ""
+    read_row: Callable[[rows.Row, str, int], rows.Row] = field(default=rows.read_row)
+    oracle: Callable[[Any], Any] | None = None
+    voted_on: bool = True
+    rewards_turns: bool = False
+    measures: Measures | None = None
+
+    def titled(self, dataset: str) -> str:
+        """What the problems of `prepare.dataset` are called."""
+        return self.title if dataset == PROCEDURAL else self.rows_title or self.title

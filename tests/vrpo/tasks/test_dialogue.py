@@ -8,6 +8,7 @@ import pytest
 
 from vrpo.data.prompts import TURN_SEPARATOR
 from vrpo.errors import UserError
+from vrpo.tasks.dialogue import damage as replays
 from vrpo.tasks.dialogue import sgd
 from vrpo.tasks.dialogue.assistant import converse_script
 from vrpo.tasks.dialogue.canonical import canonical
@@ -231,7 +232,7 @@ def test_rewards_of_turns_add_up_to_goal_share_and_completion() -> None:
 def test_every_word_of_the_world_is_in_the_vocabulary() -> None:
     tokenizer, task, rng = new_tokenizer(), DialogueTask(), random.Random(0)
     for row in task.generate(200, 5, set()):
-        for line in [task.prompt(row["question"]), *task.write(row, rng, 0.2, 0.0)]:
+        for line in [task.prompt(row["question"]), *task.write(row, rng, 0.2)]:
             ids = tokenizer(line, add_special_tokens=False)["input_ids"]
             assert tokenizer.unk_token_id not in ids, line
             assert tokenizer.decode(ids).split() == line.split()
@@ -274,8 +275,8 @@ def test_published_data_gives_rows(tmp_path) -> None:
     rows, schema = sgd.load_published(tmp_path)
     found = sgd.score_row(rows[0], schema)
     assert found.completed and (found.needed, found.asked) == (1, 1)
-    assert sgd.score_row(rows[0], schema, sgd.surface_forms(rows[0])).completed
-    assert sgd.surface_forms(rows[0])[3]["calls"][0]["parameters"] == {"city": "NYC"}
+    assert sgd.score_row(rows[0], schema, replays.surface_forms(rows[0])).completed
+    assert replays.surface_forms(rows[0])[3]["calls"][0]["parameters"] == {"city": "NYC"}
     with pytest.raises(UserError, match="schema.json or dialogues"):
         sgd.load_published(tmp_path / "nowhere")
 
@@ -318,7 +319,7 @@ def test_human_assistants_reach_the_goals_of_real_dialogues(human) -> None:
     ],
 )
 def test_damage_shows_in_the_metric_it_should_and_in_no_other(human, damage, lowered) -> None:
-    harm = getattr(sgd, damage)
+    harm = getattr(replays, damage)
     before, after = replay(human), replay(human, (lambda row: harm(row, human[1])) if damage == "extra_booking" else harm)
     changed = {key for key in ("tcr", "acr", "gcr") if after[key] < before[key] - 0.05}
     assert all(after[key] == before[key] for key in {"tcr", "acr", "gcr"} - changed)
@@ -332,7 +333,7 @@ def test_a_third_of_real_call_parameters_differ_on_the_surface(human) -> None:
     pairs = [
         (a["parameters"][slot], b["parameters"][slot])
         for row in human[0]
-        for turn, said in zip(row["turns"], sgd.surface_forms(row), strict=True)
+        for turn, said in zip(row["turns"], replays.surface_forms(row), strict=True)
         for a, b in zip(turn.get("calls") or [], said.get("calls") or [], strict=True)
         for slot in a["parameters"]
     ]

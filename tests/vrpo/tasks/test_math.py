@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.domains import load_task
 from pipeline.params import Params
-from vrpo.tasks.loader import load_task
 from vrpo.tasks.math import task as module
 from vrpo.tasks.math.task import MathTask, canonical, last_boxed
 

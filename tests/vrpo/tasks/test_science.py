@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipeline.domains import load_task
 from pipeline.params import Params
-from vrpo.tasks.loader import load_task
 from vrpo.tasks.science.task import ScienceTask, option_lines, read_option
 
 

@@ -1,4 +1,4 @@
-"""Schema-Guided Dialogue (Rastogi et al. 2020): real dialogues, what their users wanted, and damaged replays of them.
+"""Schema-Guided Dialogue (Rastogi et al. 2020): real dialogues and what their users wanted; `damage.py` has damaged replays of them.
 
 Two sources give the same rows: `load_published` reads the folders of the data set as it is published (`dialogues_*.json` beside
 `schema.json`); `load_rows` reads a JSONL file of rows with a file of schemas. A row holds `id`, `goals` (service, intent,
@@ -7,7 +7,6 @@ required_slots, parameters of the last call) and `turns` in the form of `metrics
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,126 +128,8 @@ def surface_table(row: Row) -> Callable[[str, str, str], str]:
     return same
 
 
-# -- damaged replays: each returns new turns, and breaks one thing
-
-
-def drop_parameter(row: Row) -> list[Turn]:
-    """The last call of the first goal loses one constraint."""
-    return _change_last_call(row, lambda call, slot: call["parameters"].pop(slot))
-
-
-def wrong_value(row: Row) -> list[Turn]:
-    """The last call of the first goal holds another value in one slot."""
-    return _change_last_call(row, lambda call, slot: call["parameters"].update({slot: "nothing like it"}))
-
-
-def extra_booking(row: Row, schema: Schema) -> list[Turn]:
-    """In the last turn the assistant books something that nobody asked for."""
-    turns = copy.deepcopy(row["turns"])
-    wanted = {(goal["service"], goal["intent"]) for goal in row["goals"]}
-    service, intent = next(
-        (name, intent)
-        for name, service in schema.items()
-        for intent, found in service["intents"].items()
-        if found["is_transactional"] and (name, intent) not in wanted
-    )
-    last = next(turn for turn in reversed(turns) if turn["speaker"] == "system")
-    last["calls"] = [*(last.get("calls") or []), {"service": service, "method": intent, "parameters": {}, "n_results": 1}]
-    return turns
-
-
-def unasked_slot(row: Row) -> list[Turn]:
-    """The assistant never asks for one slot that it needed, and so is never told; its call holds the value all the same."""
-    turns = copy.deepcopy(row["turns"])
-    found = _first_needed_request(row)
-    if found is not None:
-        service, slot = found
-        for turn in turns:
-            turn["acts"] = [
-                act
-                for act in turn["acts"]
-                if (act["service"], act.get("slot")) != found or act["act"] not in ("REQUEST", "INFORM", "CONFIRM", "OFFER")
-            ]
-            for name, frame in (turn.get("state") or {}).items():
-                if name == service:
-                    frame["slots"].pop(slot, None)
-    return turns
-
-
-def repeated_question(row: Row) -> list[Turn]:
-    """In its last turn the assistant asks for a slot that the user has told."""
-    turns = copy.deepcopy(row["turns"])
-    told = next(
-        (act for turn in turns if turn["speaker"] == "user" for act in turn["acts"] if act["act"] == "INFORM" and act.get("slot")), None
-    )
-    if told is not None:
-        last = next(turn for turn in reversed(turns) if turn["speaker"] == "system")
-        last["acts"] = [*last["acts"], {"service": told["service"], "act": "REQUEST", "slot": told["slot"]}]
-    return turns
-
-
-def wrong_answer(row: Row) -> list[Turn]:
-    """The first information request gets a wrong answer."""
-    turns = copy.deepcopy(row["turns"])
-    for place, turn in enumerate(turns):
-        for asked in turn["acts"]:
-            if turn["speaker"] == "user" and asked["act"] == "REQUEST":
-                for following in turns[place + 1 :]:
-                    for act in following["acts"]:
-                        if following["speaker"] == "system" and act["act"] in ("INFORM", "OFFER") and _key(act) == _key(asked):
-                            act["values"] = ["nothing like it"]
-                            return turns
-    return turns
-
-
-def surface_forms(row: Row) -> list[Turn]:
-    """Calls hold what the user said instead of canonical values, where that is known: no mistake, and no metric may change."""
-    turns = copy.deepcopy(row["turns"])
-    said: dict[tuple[str, str], list[str]] = {}
-    same = surface_table(row)
-    for turn in turns:
-        for service, frame in (turn.get("state") or {}).items():
-            said |= {(service, slot): surfaces for slot, surfaces in frame["slots"].items()}
-        for call in turn.get("calls") or []:
-            for slot, value in call["parameters"].items():
-                forms = [
-                    form
-                    for form in said.get((call["service"], slot), [])
-                    if same(call["service"], slot, form) == same(call["service"], slot, value)
-                ]
-                call["parameters"][slot] = forms[0] if forms else value
-    return turns
-
-
-def _change_last_call(row: Row, change: Callable[[dict[str, Any], str], Any]) -> list[Turn]:
-    turns, goal = copy.deepcopy(row["turns"]), next((goal for goal in row["goals"] if goal["parameters"]), None)
-    if goal is not None:
-        calls = [
-            call
-            for turn in turns
-            for call in turn.get("calls") or []
-            if (call["service"], call["method"]) == (goal["service"], goal["intent"])
-        ]
-        change(calls[-1], sorted(goal["parameters"])[0])
-    return turns
-
-
-def _first_needed_request(row: Row) -> tuple[str, str] | None:
-    """The first slot that the human assistant asked for before anything told it, and that a goal requires."""
-    required = {(goal["service"], slot) for goal in row["goals"] for slot in goal["required_slots"]}
-    known: set[tuple[str, str]] = set()
-    for turn in row["turns"]:
-        for act in turn["acts"]:
-            key = _key(act)
-            if turn["speaker"] == "system" and act["act"] == "REQUEST" and key in required - known:
-                return key
-            if act["act"] in ("INFORM", "OFFER", "CONFIRM"):
-                known.add(key)
-        known |= {(service, slot) for service, frame in (turn.get("state") or {}).items() for slot in frame["slots"]}
-    return None
-
-
-def _key(act: dict[str, Any]) -> tuple[str, str]:
+def slot_of(act: dict[str, Any]) -> tuple[str, str]:
+    """Service and slot that an act is about; the slot is empty where it is about none."""
     return act["service"], act.get("slot", "")
 
 
@@ -264,7 +145,7 @@ def _with_requests(goals: list[Goal], turns: Sequence[Turn]) -> list[Goal]:
                     tuple(act.get("values") or ())
                     for following in turns[place + 1 :]
                     for act in following["acts"]
-                    if following["speaker"] == "system" and act["act"] in ("INFORM", "OFFER") and _key(act) == _key(asked)
+                    if following["speaker"] == "system" and act["act"] in ("INFORM", "OFFER") and slot_of(act) == slot_of(asked)
                 ),
                 None,
             )

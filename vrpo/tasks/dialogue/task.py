@@ -60,8 +60,8 @@ class DialogueTask(ProceduralTask):
                 rows.append({"question": text, "answer": text, "length": turns, "service_domain": scenario["domain"]})
         return rows
 
-    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> list[str]:
-        """A dialogue after the prompt, by an assistant that slips at this rate; it never hesitates."""
+    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float) -> list[str]:
+        """A dialogue after the prompt, by an assistant that slips at this rate."""
         lines = converse_script(load_scenario(row["answer"]), self.max_turns, rng, slip_rate)
         return self.completion(TURN_SEPARATOR.join(lines), row["answer"])
 

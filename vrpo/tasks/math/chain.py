@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vrpo.tasks.base import ProceduralTask
+from vrpo.tasks.symbols import character_tokenizer
 
 OPERATIONS = "+-*"
 BLANK = "."
@@ -89,21 +90,25 @@ def generate_problems(count: int, seed: int, min_length: int, max_length: int, e
 
 
 class ChainTask(ProceduralTask):
-    """Prompts and exact answer checking for chain arithmetic (see `vrpo.tasks.base.ProceduralTask`)."""
+    """Prompts and exact answer checking for chain arithmetic (see `vrpo.tasks.base.ProceduralTask`).
+
+    Args:
+        max_length, min_length: operations of a problem.
+        hesitation_rate: share of slips in the corpus that a hesitation mark follows.
+    """
 
     name = "chain"
 
-    def __init__(self, max_length: int = 8, min_length: int = 1) -> None:
-        self.max_length = max_length
-        self.min_length = min_length
+    def __init__(self, max_length: int = 8, min_length: int = 1, hesitation_rate: float = 0.0) -> None:
+        self.max_length, self.min_length, self.hesitation_rate = max_length, min_length, hesitation_rate
 
     def generate(self, count: int, seed: int, exclude: set[str]) -> list[dict[str, Any]]:
         """See `generate_problems`."""
         return generate_problems(count, seed, self.min_length, self.max_length, exclude)
 
-    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> str:
+    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float) -> str:
         """See `work_through`."""
-        return work_through(row["question"], rng, slip_rate, hesitation_rate)
+        return work_through(row["question"], rng, slip_rate, self.hesitation_rate)
 
     def new_tokenizer(self) -> Any:
         """See `new_tokenizer`."""
@@ -143,12 +148,5 @@ class ChainTask(ProceduralTask):
 
 
 def new_tokenizer() -> Any:
-    """A character-level tokenizer over the task's 16 symbols, with `<eos>` and `<pad>` of their own."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "<eos>", *ALPHABET])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    core.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", padding_side="left")
+    """A character-level tokenizer over the task's 16 symbols."""
+    return character_tokenizer(ALPHABET)

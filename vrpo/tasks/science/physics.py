@@ -166,8 +166,8 @@ class PhysicsTask(ProceduralTask):
         """See `generate_problems`."""
         return generate_problems(count, seed, exclude)
 
-    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float, hesitation_rate: float) -> str:
-        """See `derive`; this writer never hesitates."""
+    def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float) -> str:
+        """See `derive`."""
         return derive(row["question"], rng, slip_rate)
 
     def new_tokenizer(self) -> Any:

@@ -1,0 +1,40 @@
+"""The domain and the task that parameters name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import own_code
+from pipeline.params import Params
+from vrpo.errors import UserError
+from vrpo.tasks import loader
+from vrpo.tasks.base import Domain, Task
+
+
+def domain_of(params: Params) -> Domain:
+    """The domain: one of the folders in `vrpo/tasks`, or one of the user's own file.
+
+    Raises:
+        UserError: the file fails, names no `Domain`, or other parameters do not go with it.
+    """
+    if not own_code.is_spec(params.domain):
+        return loader.load_domain(params.domain)
+    try:
+        domain = own_code.load(params.domain, Path())
+        if not isinstance(domain, Domain):
+            raise UserError(f"is {domain!r:.60}, no vrpo.tasks.base.Domain; write NAME = Domain(title=..., procedural=...)")
+    except UserError as error:
+        raise UserError(f"domain = {params.domain!r}: {error}") from error.__cause__
+    try:
+        params.fit(domain)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return domain
+
+
+def load_task(params: Params, tokenizer: Any = None) -> Task:
+    """The task of a run. Only `prompt` needs the tokenizer, and only for tasks that use its chat template."""
+    settings = params.prepare.model_dump()
+    settings |= {"max_turns": params.generation.max_turns, "hesitation_rate": params.base.hesitation_rate}
+    return loader.load_task(domain_of(params), settings, tokenizer)

@@ -1,0 +1,87 @@
+"""Code of one's own, named in parameters as FILE.py:NAME: checked without running it, loaded where it is used."""
+
+from __future__ import annotations
+
+import symtable
+import sys
+import traceback
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.files import left_behind
+from vrpo.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+_FILES: dict[str, Path] = {}  # of modules that were loaded here, by name
+
+
+def is_spec(value: str) -> bool:
+    """Whether a value names a file rather than something that comes with the project."""
+    return ":" in value or value.endswith(".py")
+
+
+def files(params: Params) -> list[Path]:
+    """The files that parameters name."""
+    return [Path(params.domain.rpartition(":")[0])] if is_spec(params.domain) else []
+
+
+def check(spec: str, root: Path) -> None:
+    """Make sure that a file exists, is Python and defines the name at its top, without running it.
+
+    Args:
+        spec: FILE.py:NAME, the file relative to `root`.
+
+    Raises:
+        UserError: it is not; says what to do, the caller says for which parameter.
+    """
+    file, _, name = spec.rpartition(":")
+    if not file or not name.isidentifier():
+        raise UserError(f"write FILE.py:NAME, for instance {file or spec}:DOMAIN")
+    path = root / file
+    if not path.is_file():
+        raise UserError(left_behind(path) or f"no file {file} in {root.resolve()}; correct the path")
+    try:
+        top = symtable.symtable(path.read_text(encoding="utf-8"), str(path), "exec").get_symbols()
+    except (SyntaxError, ValueError) as error:  # ValueError: not UTF-8, or a NUL
+        raise UserError(f"{file}, line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}; correct it") from None
+    names = {symbol.get_name() for symbol in top if symbol.is_assigned() or symbol.is_imported()}
+    if name not in names:
+        raise UserError(f"{file} defines no {name} at its top; define it, or use one of {', '.join(sorted(names)) or 'none'}")
+
+
+def load(spec: str, root: Path) -> object:
+    """What FILE.py:NAME names. The file is run once a process; its folder joins the end of the import path, so that files beside it can be
+    imported and worker processes, which inherit the path, find what was pickled.
+
+    Raises:
+        UserError: see `check`; or the file fails when it is run, or its name is another module's.
+    """
+    check(spec, root)
+    file, _, name = spec.rpartition(":")
+    path = (root / file).resolve()
+    if _FILES.get(path.stem) != path:
+        _run(path, file)
+    try:
+        return getattr(sys.modules[path.stem], name)
+    except AttributeError:
+        raise UserError(f"{file} has no {name} after it ran; define it in every case") from None
+
+
+def _run(path: Path, file: str) -> None:
+    found = find_spec(path.stem) if path.stem not in _FILES else None
+    if found and found.origin != str(path):
+        raise UserError(f"{file} has the name of another module ({found.origin}); rename the file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        raise UserError(f"{file}, line {lines[-1] if lines else 1}: {type(error).__name__}: {error}; correct it") from error
+    _FILES[path.stem] = path
