@@ -7,13 +7,9 @@ import sys
 import traceback
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.files import left_behind
 from vrpo.errors import UserError
-
-if TYPE_CHECKING:
-    from pipeline.params import Params
 
 _FILES: dict[str, Path] = {}  # of modules that were loaded here, by name
 
@@ -23,9 +19,9 @@ def is_spec(value: str) -> bool:
     return ":" in value or value.endswith(".py")
 
 
-def files(params: Params) -> list[Path]:
-    """The files that parameters name."""
-    return [Path(params.domain.rpartition(":")[0])] if is_spec(params.domain) else []
+def file_of(spec: str) -> Path:
+    """The file of FILE.py:NAME."""
+    return Path(spec.rpartition(":")[0])
 
 
 def check(spec: str, root: Path) -> None:

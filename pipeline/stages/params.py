@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline import own_code
 from pipeline.files import write_atomically
 from pipeline.params import Params
 from pipeline.stages.stage import main
@@ -26,13 +27,13 @@ def run(params: Params) -> None:
     """Write `data/params.yaml`, and in `data/own/` what DVC watches."""
     values = params.model_dump(mode="json") | {"profiles": {params.profile: {}}}  # there must be one of the profile's name
     write_atomically(RESOLVED, HEAD + yaml.safe_dump(values, sort_keys=False, width=140))
-    for name, file in own_code(params).items():
+    for name, file in watched(params).items():
         watch(OWN / name, file)
 
 
-def own_code(params: Params) -> dict[str, Path | None]:
+def watched(params: Params) -> dict[str, Path | None]:
     """Files of a user's own code by what names them in params.yaml, which is part of dvc.yaml's paths; None: ours."""
-    return {params.domain: None, params.reward.kind: None}
+    return {params.domain: own_code.file_of(params.domain) if own_code.is_spec(params.domain) else None, params.reward.kind: None}
 
 
 def watch(link: Path, file: Path | None) -> None:
