@@ -17,7 +17,7 @@ from pipeline.params import Params
 from pipeline.stages import stage
 
 PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
-TOKENS = Path("data/tokens")
+SFT, TOKENS = Path("data/models/sft"), Path("data/tokens")
 
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[
 
 
 def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: list[Any]) -> dict[str, float]:
-    """Explained variance of the critic on the evaluation's samples, against observed and against clean returns."""
+    """Explained variance of the critic on the evaluation's samples, against observed and against clean returns (see `_penalty`)."""
     import torch
 
     from vrpo.algorithms.advantages import returns_to_go
@@ -113,12 +113,31 @@ def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: li
     from vrpo.rewards.experience import token_rewards
 
     rollout = Rollout.concatenate(drawn.rollouts)
-    values, metrics = critic.read(rollout, params.train.micro_batch_size), {}
+    values, penalty, metrics = critic.read(rollout, params.train.micro_batch_size), _penalty(params, rollout), {}
     for name, scores in (("observed", observed), ("clean", clean)):
         known = torch.tensor([score is not None for score in scores])[:, None] & rollout.response_mask
-        returns = returns_to_go(token_rewards(scores, rollout.response_mask), rollout.response_mask, params.train.gamma)
+        returns = returns_to_go(token_rewards(scores, rollout.response_mask) - penalty, rollout.response_mask, params.train.gamma)
         metrics[f"ev_{name}"] = explained_variance(values, returns, known)
     return metrics
+
+
+def _penalty(params: Params, rollout: Any) -> Any:
+    """What training takes off the reward of each token, [B, T]: with `train.kl_in: reward` the divergence from the cold start."""
+    import torch
+
+    from vrpo.algorithms.losses import kl_k1
+    from vrpo.models.forward import policy_forward
+    from vrpo.models.loading import load_policy
+
+    reference_logprobs = rollout.logprobs.clone()
+    if params.train.kl_coefficient and params.train.kl_in == "reward":
+        reference, _ = load_policy(SFT, params.runtime)
+        with torch.no_grad():
+            for rows in rollout.micro_batches(params.train.micro_batch_size):
+                micro = rollout[rows].trim().to(reference.device)
+                found = policy_forward(reference, micro, params.generation.temperature).logprobs.float().cpu()
+                reference_logprobs[rows, : found.shape[1]] = found
+    return params.train.kl_coefficient * kl_k1(rollout.logprobs, reference_logprobs) * rollout.response_mask
 
 
 def _tokens(
@@ -135,6 +154,7 @@ def _tokens(
     import torch
 
     from pipeline.stages.token_values import choose, read_tokens
+    from vrpo.algorithms.advantages import length_adaptive_lambda
     from vrpo.data.batch import Rollout
     from vrpo.rewards.calling import totals
     from vrpo.rewards.corrections import CORRECTIONS, FlipRates
@@ -147,7 +167,15 @@ def _tokens(
         return []
     rollout = Rollout.concatenate(drawn.rollouts)[torch.tensor(places)].trim()
     scores = ([scores[place] for place in places] for scores in (observed, clean))
-    settings = {"temperature": params.generation.temperature, "middle": middle, "gamma": params.train.gamma, "lam": params.train.gae_lambda}
+    train = params.train
+    alpha = train.length_adaptive_alpha
+    settings = {
+        "temperature": params.generation.temperature,
+        "gamma": train.gamma,
+        "lam": train.gae_lambda if alpha is None else length_adaptive_lambda(rollout.response_mask, alpha),
+        "middle": middle,
+        "penalty": 0.0 if critic is None else _penalty(params, rollout),
+    }
     return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
 
 
