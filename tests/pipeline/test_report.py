@@ -290,6 +290,24 @@ def test_user_errors_name_the_file(tmp_path, monkeypatch):
         report.run(Params(), Record())
 
 
+def test_the_scale_of_heavy_tails_is_not_called_a_percentage(project) -> None:
+    summary = read_summary()
+    summary["runs"][0]["noise"] = {"kind": "clean", "label_accuracy": 1.0, "heavy_tail_scale": 0.25, "heavy_tail_degrees": 2.0}
+    assert dict(sections.facts([runs.Run("ppo", 0, summary["runs"][0])], summary))["Noise"] == (
+        "clean, labels right 100 %, heavy tails: scale 0.25"
+    )
+
+
+def test_a_check_that_fired_again_and_again_is_not_counted_once(project) -> None:
+    """The trainer keeps each warning once a run; how often a check fired stands in the log."""
+    summary = read_summary()
+    log = [{"iteration": i, "health/dead_critic": float(i in (7, 8, 11))} for i in range(12)]
+    found = [runs.Run("ppo", 1, {}, log), runs.Run("ppo", 0, {}, [row | {"health/dead_critic": 1.0} for row in log])]
+    table = sections._health(found, summary)
+    assert [row[:4] for row in table["rows"]] == [["PPO, seed 1", "dead critic", "7", "3"]]
+    assert sections._health([runs.Run("ppo", 1, {})], summary)["rows"][0][3] == "–"  # no log to count in
+
+
 def test_learned_rewards_are_reported_with_their_own_noise(project, monkeypatch) -> None:
     """Labels that no reward reads are not claimed; flips that act on learned rewards are."""
     noise = {"kind": "model_reward", "reward": "model", "label_error": 0.2, "false_positive_rate": 0.35, "prompt_flip_rate": 0.1}
