@@ -351,7 +351,7 @@ class Trainer:
         meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
         meta |= {
             "health": [asdict(warning) for warning in self.health],
-            "seconds": self.timer.seconds,
+            "seconds": self.timer.so_far(),
             "scaler": self.updater.scaler.state_dict(),
             "code": code_digest(),
         }
