@@ -22,7 +22,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro reproduce test bench study ui flow serve stop smollm2 clean
+.PHONY: help env repro test bench study ui flow serve stop smollm2 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -42,20 +42,8 @@ $(READY): pyproject.toml constraints.txt
 	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra dev --constraint constraints.txt
 	@echo '$(CURDIR)' > $@
 
-# Cells of the training matrix run JOBS at a time; all before and after them one by one. Cells are reproduced item by item
-# because two processes that each walk the whole graph lock one another out. Their records reach MLflow together at the end:
-# that many short processes would spend a good part of their time on importing it.
-repro: env ## run whatever is out of date, up to the report; JOBS=2 training cells at a time
-	@python -m pipeline.tools.check
-	@python -m pipeline.orchestration.runner $(MAKE) --no-print-directory reproduce JOBS=$(JOBS)
-
-reproduce: # what `repro` does once no other run works in this checkout
-	@if dvc status --quiet; then echo "data/reports is up to date"; else \
-		dvc repro prepare validate base label sft reward && \
-		dvc stage list --name-only | sed -n 's/^train@//p' | MLFLOW_TRACKING_URI=off xargs -P $(JOBS) -I % sh -c \
-			'dvc --wait-for-lock repro --single-item train@% && dvc --wait-for-lock repro --single-item evaluate@%' && \
-		dvc repro && { [ "$${MLFLOW_TRACKING_URI:-}" = off ] || python -m pipeline.tracking sync; }; \
-	fi
+repro: env ## run whatever is out of date, up to the report; JOBS=2 stages at a time
+	@python -m pipeline.repro --jobs $(JOBS)
 
 test: env ## run the tests
 	python -m pytest -q -n 2 --dist loadfile

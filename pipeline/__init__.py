@@ -18,6 +18,5 @@ forward(
         "pipeline.replay": "pipeline.tools.replay",
         "pipeline.check": "pipeline.tools.check",
         "pipeline.serve": "pipeline.orchestration.serve",
-        "pipeline.runner": "pipeline.orchestration.runner",
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
@@ -22,3 +23,8 @@ def speak_safely() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def prefect_environment(root: Path) -> dict[str, str]:
+    """Settings under which everything of Prefect runs here: its files in the project, no telemetry, plain-text flow addresses."""
+    return {**TELEMETRY_OFF, "PREFECT_HOME": str(root / ".prefect"), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}

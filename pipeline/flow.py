@@ -14,16 +14,11 @@ from pathlib import Path
 import yaml
 
 from pipeline.arguments import new_parser, setting, whole
-from pipeline.environment import TELEMETRY_OFF, speak_safely
+from pipeline.environment import prefect_environment, speak_safely
 from pipeline.leash import interrupt_on_signals
 from pipeline.overlays import overlay
 from pipeline.params import load_params, resolve_params
 from vrpo.errors import UserError
-
-
-def prefect_environment(root: Path) -> dict[str, str]:
-    """Settings under which everything of Prefect runs here: its files in the project, no telemetry, plain-text flow addresses."""
-    return {**TELEMETRY_OFF, "PREFECT_HOME": str(root / ".prefect"), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
 
 
 def check_settings(path: Path, settings: list[str]) -> None:

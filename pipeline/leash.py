@@ -16,9 +16,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 STOP_SECONDS = 10.0  # between asking and killing
 
@@ -53,22 +54,47 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    try:
+        command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    except OSError as error:
+        sys.exit(f"error: {error}")
     asked, ask = os.pipe()
     signal.signal(signal.SIGINT, lambda *_: None)  # the group's own; set after the start, so that the command keeps the default
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os.write(ask, b"."))
+    ended, end = os.pipe()
 
     def watch() -> None:
-        select.select([sys.stdin, asked], [], [])
-        os.killpg(0, signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            command.wait(STOP_SECONDS)
-        os.killpg(0, signal.SIGKILL)
+        command.wait()
+        os.write(end, b".")
 
     threading.Thread(target=watch, daemon=True).start()
+    if ended not in select.select([sys.stdin, asked, ended], [], [])[0]:
+        stop_group()
     code = command.wait()
-    os._exit(code if code >= 0 else 128 - code)  # a thread that waits for stdin would hold up an ordinary exit
+    os._exit(code if code >= 0 else 128 - code)  # a thread that waits would hold up an ordinary exit
+
+
+def stop_group() -> None:
+    """Interrupt every other process of this one's group, and kill those that are left after STOP_SECONDS: the command may end before its
+    children, and a shell's background jobs ignore interrupts."""
+    import psutil
+
+    os.killpg(0, signal.SIGINT)
+    deadline = time.monotonic() + STOP_SECONDS
+    while others := [process for process in psutil.process_iter() if _in_group(process.pid) and process.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > deadline:
+            for process in others:
+                process.kill()
+            return
+        time.sleep(0.05)
+
+
+def _in_group(pid: int) -> bool:
+    try:
+        return pid != os.getpid() and os.getpgid(pid) == os.getpgrp()
+    except OSError:  # it has ended
+        return False
 
 
 if __name__ == "__main__":

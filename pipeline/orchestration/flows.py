@@ -26,7 +26,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipeline.orchestration.runner import Outcome, Runner, follow, read_graph, take_turn
+from pipeline.orchestration.runner import Outcome, Runner, follow, read_graph_with_parameters, take_turn
 
 REPORTS = "data/reports"
 RETRY_SECONDS = [10, 60]  # before the second and the third attempt of a stage that may be tried again
@@ -56,11 +56,8 @@ def reproduce(profile: str | None = None, domain: str | None = None, overrides: 
     root = Path.cwd()
     runner = Runner(root, jobs, flow_run.name)
     with take_turn(root, logger.info):
-        try:
+        with runner.stopping_on_errors():  # a cancelled run ends its stages; their checkpoints stay
             outcome = _experiment(runner, settings) if settings else _workspace(runner)
-        except BaseException:  # a cancelled run ends its stages; their checkpoints stay
-            runner.stop()
-            raise
         failed = [name for name, stage in outcome.items() if stage.state == "Failed"]
         if failed:
             tails = "\n\n".join(f"{name}:\n{outcome[name].tail}" for name in failed)
@@ -89,7 +86,7 @@ def experiment_name() -> str:
 
 def _workspace(runner: Runner) -> dict[str, Outcome]:
     """All stages in the order of the graph, independent ones side by side."""
-    stages = {stage.name: stage for stage in read_graph(runner.root)}
+    stages = {stage.name: stage for stage in read_graph_with_parameters(runner, get_run_logger().info)}
     outcome: dict[str, Outcome] = {}
 
     def retryable(task: Any, run: Any, state: State) -> bool:

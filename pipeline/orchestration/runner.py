@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import re
@@ -17,8 +16,7 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from pipeline.environment import speak_safely
-from pipeline.leash import STOP_SECONDS, interrupt_on_signals
+from pipeline.leash import STOP_SECONDS
 from pipeline.stages.stage import RETRYABLE
 from vrpo.errors import UserError
 from vrpo.files import hold
@@ -72,11 +70,13 @@ def read_graph(root: Path) -> list[Stage]:
 
 @dataclass
 class Runner:
-    """Runs stages as processes, at most `jobs` at a time, and can stop them all. `run_name` tags their records."""
+    """Runs stages as processes, at most `jobs` at a time, and can stop them all. `run_name` tags their records, `environment` is added to
+    theirs."""
 
     root: Path
     jobs: int
     run_name: str = "flow"
+    environment: dict[str, str] = field(default_factory=dict)
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -108,7 +108,7 @@ class Runner:
         process = subprocess.Popen(
             [sys.executable, LEASH, sys.executable, "-m", "dvc", *arguments],
             cwd=self.root,
-            env={**os.environ, "PATH": path, "PIPELINE_RUN": self.run_name, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PATH": path, "PIPELINE_RUN": self.run_name, "PYTHONUNBUFFERED": "1"} | self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -124,6 +124,15 @@ class Runner:
         yield process.wait()
         self._running.discard(process)
 
+    @contextmanager
+    def stopping_on_errors(self) -> Iterator[None]:
+        """Leave no stage running when the block is left by an exception, Ctrl-C among them."""
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+
     def stop(self) -> None:
         """End all running stages with their children, and start no more."""
         self._stopping.set()
@@ -134,6 +143,22 @@ class Runner:
         deadline = time.monotonic() + STOP_SECONDS + 2
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def read_graph_with_parameters(runner: Runner, log: Callable[[str], object]) -> list[Stage]:
+    """The graph once its first stage has told which parameters hold: only then DVC knows what is stale.
+
+    Raises:
+        UserError: the parameters are wrong.
+    """
+    stages = read_graph(runner.root)
+    if all(stage.clean for stage in stages if stage.name == "params"):
+        return stages
+    with runner.stopping_on_errors():
+        ended = runner.run("params", log)
+    if ended.state == "Failed":
+        raise UserError(ended.tail)
+    return read_graph(runner.root)
 
 
 def by_stage(lines: Iterator[str | int]) -> Iterator[tuple[str, Iterator[str | int]]]:
@@ -186,31 +211,3 @@ def take_turn(root: Path, wait: Callable[[str], object] | None = None) -> Iterat
 
     with hold(root / ".dvc" / "tmp" / "flow.lock", busy):
         yield
-
-
-def main() -> None:
-    """Run a command that reproduces stages in this checkout's turn, and end it with this process."""
-    speak_safely()
-    parser = argparse.ArgumentParser(prog="python -m pipeline.orchestration.runner", description=main.__doc__)
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments")
-    command = parser.parse_args().command
-    interrupt_on_signals()
-    try:
-        with take_turn(Path.cwd(), lambda text: print(text, file=sys.stderr)):
-            leash = [sys.executable, LEASH, *command]
-            process = subprocess.Popen(leash, stdin=subprocess.PIPE, start_new_session=True)
-            try:
-                raise SystemExit(process.wait())
-            finally:
-                process.stdin.close()
-                process.wait()  # the next turn begins when all has ended
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("stopped: the running stages were ended; the same command goes on where they were", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-if __name__ == "__main__":
-    main()

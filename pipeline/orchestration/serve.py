@@ -22,8 +22,7 @@ from urllib.request import Request, urlopen
 import psutil
 
 from pipeline.arguments import new_parser, whole
-from pipeline.environment import speak_safely
-from pipeline.flow import prefect_environment
+from pipeline.environment import prefect_environment, speak_safely
 from vrpo.errors import UserError
 
 MARK = "VRPO_SERVE"

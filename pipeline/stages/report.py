@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline import graph
 from pipeline.files import read_json, read_jsonl, write_atomically, write_json
 from pipeline.params import Params
 from pipeline.reporting.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs
@@ -108,7 +109,7 @@ def stage_costs(cells: set[str]) -> dict[str, dict[str, float]]:
         cost["processes"] += 1
         cost["seconds"] = round(cost["seconds"] + metrics["seconds"], 2)
         cost["peak_memory_mb"] = max(cost["peak_memory_mb"], metrics.get("peak_memory_mb") or 0.0)
-    order = ("prepare", "validate", "base", "label", "sft", "reward", "train", "evaluate")
+    order = list(graph.stages())
     return {stage: costs[stage] for stage in sorted(costs, key=lambda stage: order.index(stage) if stage in order else len(order))}
 
 

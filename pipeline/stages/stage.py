@@ -28,11 +28,11 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(name: str, run: Callable[..., dict[str, Any]], description: str | None, *, cell: bool = False) -> None:
+def main(name: str, run: Callable[..., dict[str, Any]], description: str | None, *, cell: bool = False, recorded: bool = True) -> None:
     """Run a stage from the command line.
 
     `run(params)` (or `run(params, method, seed)` for the cells of the matrix) does the work and returns its metrics,
-    which go to `data/metrics/<name>.json` and to the records that MLflow mirrors. A `UserError` ends the process with
+    which go to `data/metrics/<name>.json` and, where it is `recorded`, to the records that MLflow mirrors. A `UserError` ends the process with
     exit code 1 and its message alone; a connection that broke, timed out or was never made with exit code 75, which `pipeline.flow` tries again.
     """
     speak_safely()
@@ -44,15 +44,17 @@ def main(name: str, run: Callable[..., dict[str, Any]], description: str | None,
     options = parser.parse_args()
     for key, value in TELEMETRY_OFF.items():
         os.environ.setdefault(key, value)
+    if not sys.stderr.isatty():  # a bar that cannot move is a page of lines
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         params = load_params(options.params)
         preflight.check(params)
-        preflight.warn_of_masked(options.params, {name, "runtime", "generation"})
+        preflight.warn_of_masked(options.params)
         for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(key, str(params.runtime.threads))
         arguments = (options.method, options.seed) if cell else ()
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a second training process
-        _run_recorded(name, run, params, arguments)
+        _run_recorded(name, run, params, arguments) if recorded else run(params)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(RETRYABLE if isinstance(error, OutOfReach) else 1) from None

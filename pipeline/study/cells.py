@@ -6,14 +6,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import cache
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline import graph
 from pipeline.files import LONE_SURROGATES, read_json, read_jsonl, write_json
 from pipeline.params import Params
 from pipeline.study.file import UNDECIDED, Cell, digest
@@ -21,36 +18,30 @@ from pipeline.tracking.file import Record
 
 WORK = Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder
-INPUTS = {  # of each stage: its sections of the parameters and the stages it reads
-    "prepare": (("domain", "prepare"), ()),
-    "base": (("domain", "runtime", "prepare", "base"), ("prepare",)),
-    "label": (("domain", "runtime", "generation", "label"), ("prepare", "base")),
-    "sft": (("domain", "runtime", "generation", "evaluate", "sft"), ("prepare", "base")),
-    "reward": (("domain", "runtime", "generation", "reward"), ("prepare", "sft")),
-}
-CELL = ("prepare", "label", "sft", "reward")  # what a cell reads
+ALONE = {"params", "validate", "report"}  # which a study does by itself: parameters come from its file, the report is its own
+
+
+def shared() -> dict[str, tuple[str, ...]]:
+    """Stages that cells share, in an order in which they can run, and of each the shared ones that it reads."""
+    names = [name for name, stage in graph.stages().items() if not stage.matrix and name not in ALONE]
+    return {name: tuple(other for other in graph.stages()[name].upstream if other in names) for name in names}
+
+
+def read_by_cells() -> list[str]:
+    """Shared stages whose outputs training and evaluation read."""
+    return [name for name in shared() if any(name in graph.stages()[stage].upstream for stage in ("train", "evaluate"))]
 
 
 def folder_of(stage: str, params: Params) -> Path:
     """Where a stage's outputs lie; cells with the same parameters and the same code up to there share them."""
-    sections, upstream = INPUTS[stage]
-    values = params.model_dump(include=set(sections))
-    return WORK / f"{stage}-{digest([values, stage_code()[stage], *(folder_of(other, params).name for other in upstream)])}"
+    values = params.model_dump(include=set(graph.stages()[stage].sections))
+    return WORK / f"{stage}-{digest([values, graph.code_digest(stage), *(folder_of(other, params).name for other in shared()[stage])])}"
 
 
 def folder_of_cell(cell: Cell) -> Path:
     """Where a cell's files lie while it runs, a checkpoint that was left by a kill among them."""
-    made = [folder_of(stage, cell.params).name for stage in CELL]
-    return WORK / f"cell-{digest([cell.key, made, stage_code()['train'], stage_code()['evaluate']])}"
-
-
-@cache
-def stage_code() -> dict[str, str]:
-    """A digest of each stage's modules, which dvc.yaml names, as they were when this process asked first."""
-    root = Path(__file__).parents[2]
-    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    files = {name: [file for file in stage["deps"] if file.endswith(".py")] for name, stage in stages.items()}
-    return {name: digest([[file, sha256((root / file).read_bytes()).hexdigest()] for file in group]) for name, group in files.items()}
+    made = [folder_of(stage, cell.params).name for stage in read_by_cells()]
+    return WORK / f"cell-{digest([cell.key, made, graph.code_digest('train'), graph.code_digest('evaluate')])}"
 
 
 def run_stage(stage: str, params: Params, root: str) -> None:
@@ -58,7 +49,7 @@ def run_stage(stage: str, params: Params, root: str) -> None:
     folder = Path(root) / folder_of(stage, params)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    _link([Path(root) / folder_of(other, params) for other in INPUTS[stage][1]], partial)
+    _link([Path(root) / folder_of(other, params) for other in shared()[stage]], partial)
     record = Record(partial / "record.jsonl", {})  # of no interest to anyone
     metrics = _within(partial, lambda: import_module(f"pipeline.stages.{stage}").run(params, record=record))
     write_json(partial / METRICS, metrics)
@@ -78,7 +69,7 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     line["params"] = cell.params.model_dump(exclude=UNDECIDED)
     if made["sft"]["accuracy"] < cell.cold_start:
         return line | {"accuracy_init": made["sft"]["accuracy"]}
-    _link([Path(root) / folder_of(stage, cell.params) for stage in CELL], folder)
+    _link([Path(root) / folder_of(stage, cell.params) for stage in read_by_cells()], folder)
     record = CellRecord(Path(root) / tracking.FOLDER / cell.study / f"{cell.key}.jsonl", _start_event(cell))
     if cell.kind == "critic":
         line |= _within(folder, lambda: critic.run(*arguments, record=record))

@@ -17,15 +17,14 @@ tables:
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.graph import digest
 from pipeline.overlays import overlay, read_yaml
 from pipeline.params import Domain, Params, load_params, resolve_params
 from vrpo.config import MEMORY_SETTINGS, Probability, Section, Seeds
@@ -170,8 +169,3 @@ def _expand(study: Study, name: str, path: Path) -> Iterator[Cell]:
 def cell_key(kind: str, method: str, seed: int, params: Params) -> str:
     """Digest of everything that decides a cell's result."""
     return digest([kind, method, seed, params.model_dump(exclude=dict.fromkeys(UNDECIDED, True) | MEMORY_SETTINGS)])
-
-
-def digest(value: Any) -> str:
-    """Short name of a value that JSON can hold."""
-    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

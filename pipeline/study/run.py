@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.files import append_line
 from pipeline.leash import workers
 from pipeline.preflight import check_machine
-from pipeline.study.cells import CELL, INPUTS, WORK, folder_of, run_cell, run_stage
+from pipeline.study.cells import WORK, folder_of, read_by_cells, run_cell, run_stage, shared
 from pipeline.study.file import Cell, load_study
 from pipeline.study.results import REPORTS, finished
 from pipeline.tracking import send
@@ -49,12 +49,12 @@ def _run_missing(path: Path, cells: list[Cell], jobs: int, minutes: float, table
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
     planned: set[Path] = set()
     for cell in missing:
-        for stage in INPUTS:
+        for stage, upstream in shared().items():
             made = folder_of(stage, cell.params)
             if made not in planned and not made.exists():
                 planned.add(made)
-                waiting.append(({folder_of(other, cell.params) for other in INPUTS[stage][1]}, run_stage, (stage, cell.params, root), made))
-        waiting.append(({folder_of(stage, cell.params) for stage in CELL}, run_cell, (cell, root), None))
+                waiting.append(({folder_of(other, cell.params) for other in upstream}, run_stage, (stage, cell.params, root), made))
+        waiting.append(({folder_of(stage, cell.params) for stage in read_by_cells()}, run_cell, (cell, root), None))
     running: dict[Any, Path | None] = {}
     with pool or workers(jobs) as pool, tqdm(total=len(missing), desc=path.stem, unit="cell") as bar:
         while waiting or running:

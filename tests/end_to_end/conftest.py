@@ -39,7 +39,8 @@ class Project:
         path.write_text(yaml.safe_dump(params, sort_keys=False))
 
     def stale(self) -> set[str]:
-        """Stages that `dvc repro` would run."""
+        """Stages that `dvc repro` would run once it knows the parameters."""
+        self.dvc("repro", "-q", "--single-item", "params")
         lines = self.dvc("status").stdout.splitlines()
         return {line.rstrip(":") for line in lines if line and not line[0].isspace() and line.endswith(":")}
 
@@ -52,6 +53,7 @@ def project(tmp_path_factory) -> Project:
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
     copy = Project(folder)
+    shutil.copytree(ROOT / "data/own", folder / "data/own")
     copy.run("git", "init", "-q")
     copy.dvc("init", "-q")
     copy.change_params(profile="mini", seeds=[0])

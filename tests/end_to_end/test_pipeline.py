@@ -124,7 +124,7 @@ def test_a_training_parameter_reruns_training_and_what_follows(finished) -> None
     ("module", "stages"),
     [
         ("vrpo/algorithms/grpo.py", {f"train@{method}-0" for method in METHODS}),
-        ("vrpo/training/supervised.py", {"base", "sft", "reward"} | CELLS),
+        ("vrpo/models/supervised.py", {"base", "sft", "reward"} | CELLS),
         ("pipeline/stages/report.py", {"report"}),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.flow import prefect_environment
+from pipeline.environment import prefect_environment
 from pipeline.orchestration import serve
 from pipeline.orchestration.runner import LEASH, Runner, Stage, by_stage, follow, read_graph, take_turn
 from vrpo.errors import UserError

@@ -12,8 +12,9 @@ import psutil
 import pytest
 import yaml
 
+from pipeline import graph
+from pipeline.environment import prefect_environment
 from pipeline.files import write_json
-from pipeline.flow import prefect_environment
 from pipeline.study import cells as study
 from pipeline.study import file as study_file
 from pipeline.study import report as study_report
@@ -46,14 +47,6 @@ def home(tmp_path, monkeypatch):
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"description": "two tables", "tables": tables}, sort_keys=False))
     return tmp_path
-
-
-def test_inputs_are_those_of_the_graph() -> None:
-    for name, (sections, upstream) in study.INPUTS.items():
-        declared = {key for key in DVC[name]["params"] if not key.startswith(("profile", "domains."))}
-        assert declared - {"prepare"} == set(sections) - {"prepare"}, name
-        outs = {out: other for other in study.INPUTS for out in DVC[other]["outs"]}
-        assert {outs[dep] for dep in DVC[name]["deps"] if dep in outs} == set(upstream), name
 
 
 def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
@@ -133,7 +126,7 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
     assert study_run.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[:2] == first and len(lines) == 10
-    assert {path.name.partition("-")[0] for path in (home / "data/study").iterdir()} == set(study.INPUTS)
+    assert {path.name.partition("-")[0] for path in (home / "data/study").iterdir()} == set(study.shared())
 
     records = [read_events(path) for path in (home / "data/tracking/small").glob("*.jsonl")]
     assert len(records) == 10
@@ -315,10 +308,10 @@ def test_memory_settings_do_not_run_a_finished_cell_again(home) -> None:
 
 def test_what_other_code_made_is_not_reused(home, monkeypatch) -> None:
     cell = study_file.load_study(Path("small.yaml"))[1][0]
-    before = {stage: study.folder_of(stage, cell.params) for stage in study.INPUTS} | {"cell": study.folder_of_cell(cell)}
-    known = study.stage_code()
-    monkeypatch.setattr(study, "stage_code", lambda: known | {"sft": "edited"})
-    after = {stage: study.folder_of(stage, cell.params) for stage in study.INPUTS} | {"cell": study.folder_of_cell(cell)}
+    before = {stage: study.folder_of(stage, cell.params) for stage in study.shared()} | {"cell": study.folder_of_cell(cell)}
+    known = graph.code_digest
+    monkeypatch.setattr(graph, "code_digest", lambda stage: "edited" if stage == "sft" else known(stage))
+    after = {stage: study.folder_of(stage, cell.params) for stage in study.shared()} | {"cell": study.folder_of_cell(cell)}
     assert {stage for stage in before if before[stage] != after[stage]} == {"sft", "reward", "cell"}
 
 

@@ -136,7 +136,7 @@ def test_hanging_server_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyP
 CHILD = """
 import sys, time
 from pipeline.tracking import record as tracking
-from vrpo.config import Params
+from pipeline.params import Params
 with tracking.record(f"train-ppo-{sys.argv[1]}", stage="train", params=Params(), arguments=("ppo", int(sys.argv[1]))) as record:
     for step in range(50):
         record.metrics({"iteration": step, "loss": step / 7}, step)
@@ -235,7 +235,9 @@ def test_aborted_experiment_is_marked_though_its_folder_is_gone(workspace: Path,
 
 
 def test_init_of_a_current_database_does_not_even_import_mlflow(workspace: Path) -> None:
-    code = "import sys; from pipeline import mirror; mirror.init_database(mirror.tracking_uri()); assert 'mlflow' not in sys.modules"
+    code = (
+        "import sys; from pipeline.tracking import mirror; mirror.init_database(mirror.tracking_uri()); assert 'mlflow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

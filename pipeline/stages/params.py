@@ -1,0 +1,49 @@
+"""The parameters that hold: the sections of params.yaml, the chosen domain's values over them, and the chosen profile's over both.
+
+Every value that a stage can read stands in `data/params.yaml`, defaults included, and DVC compares these: a comment, a profile that is not
+chosen or a value that comes to the same as before reruns nothing but this stage. `data/own/` has a file for the domain and for the kind of
+reward; where they are a user's own code it leads to that code, so that an edit reruns what uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+
+from pipeline.files import write_atomically
+from pipeline.params import Params
+from pipeline.stages.stage import main
+
+RESOLVED, OWN = Path("data/params.yaml"), Path("data/own")
+HEAD = (
+    "# Written by `python -m pipeline.stages.params` from params.yaml: every value, domain and profile applied. Edit params.yaml instead.\n"
+)
+
+
+def run(params: Params) -> None:
+    """Write `data/params.yaml`, and in `data/own/` what DVC watches."""
+    values = params.model_dump(mode="json") | {"profiles": {params.profile: {}}}  # there must be one of the profile's name
+    write_atomically(RESOLVED, HEAD + yaml.safe_dump(values, sort_keys=False, width=140))
+    for name, file in own_code(params).items():
+        watch(OWN / name, file)
+
+
+def own_code(params: Params) -> dict[str, Path | None]:
+    """Files of a user's own code by what names them in params.yaml, which is part of dvc.yaml's paths; None: ours."""
+    return {params.domain: None, params.reward.kind: None}
+
+
+def watch(link: Path, file: Path | None) -> None:
+    """Let `link` lead to a file, or be an empty one."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if file is None:
+        link.touch()
+    elif not link.is_symlink() or link.resolve() != file.resolve():
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(file.resolve(), link.parent.resolve()))
+
+
+if __name__ == "__main__":
+    main("params", run, __doc__, recorded=False)
