@@ -152,17 +152,17 @@ def scores(task: Any, drawn: Any) -> dict[str, Any]:
 
 def run(params: Params, policy: Any, tokenizer: Any, model: str, name: str, rows: list[Row], samples: int) -> dict[str, Any]:
     """Sample and score one benchmark; returns the contents of its results file, which it writes."""
-    from vrpo.data.text import end_tokens
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import PolicySamples
     from vrpo.tasks.loader import text_task
 
     task, start = text_task(BENCHMARKS[name].domain, tokenizer), time.perf_counter()
-    drawn = PolicySamples.draw(policy, tokenizer, task, rows, samples, params.generation, params.evaluate.seed)
+    sampler = new_sampler(policy, tokenizer, params.generation)
+    drawn = PolicySamples.draw(sampler, task, rows, samples, params.evaluate.seed)
     seconds = time.perf_counter() - start
     lengths = [int(length) for rollout in drawn.rollouts for length in rollout.lengths]
-    ends = end_tokens(policy, tokenizer)
     cut = sum(
-        int(ids[mask][-1]) not in ends
+        int(ids[mask][-1]) not in sampler.ends
         for rollout in drawn.rollouts
         for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True)
     )

@@ -15,7 +15,7 @@ from vrpo.models.forward import policy_forward
 from vrpo.models.loading import new_llama, save_model
 from vrpo.rewards.corrections import CorrectedReward
 from vrpo.rewards.experience import at_last_token
-from vrpo.rollout.sampler import generate
+from vrpo.rollout.engines.transformers import generate
 from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.dialogue.task import DialogueTask
 from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer

@@ -16,7 +16,8 @@ from vrpo.models.forward import policy_forward
 from vrpo.models.loading import new_llama, save_model
 from vrpo.rewards.noise import confusion
 from vrpo.rollout.conversation import converse, replies
-from vrpo.rollout.sampler import generate, generation_settings
+from vrpo.rollout.engines.transformers import generate
+from vrpo.rollout.sampler import new_sampler
 from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.dialogue.task import DialogueTask
 from vrpo.tasks.dialogue.task import new_tokenizer as new_dialogue_tokenizer
@@ -51,15 +52,7 @@ def dialogue():
     policy = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=1)
     prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
     settings = GenerationConfig(max_new_tokens=5, max_turns=2, temperature=0.5)
-    rollout = converse(
-        policy,
-        tokenizer,
-        prompts,
-        replies(task.environment, problems),
-        max_turns=2,
-        seed=3,
-        **generation_settings(policy, tokenizer, settings),
-    )
+    rollout = converse(new_sampler(policy, tokenizer, settings), prompts, replies(task.environment, problems), seed=3)
     return tokenizer, policy, rollout
 
 
