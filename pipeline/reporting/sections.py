@@ -15,7 +15,6 @@ from pipeline.params import Params
 from pipeline.reporting.figures import style
 from pipeline.reporting.heat_maps import heat_map, scales_of
 from pipeline.reporting.runs import Run, is_number
-from vrpo.metrics.health import health_metric
 
 CAPTIONS = Path(__file__).parent / "templates" / "captions.yaml"
 PROBLEMS = {  # of each domain: its own problems, and those of a data set
@@ -282,7 +281,8 @@ def _health(runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
     """One row per run and check, which speaks once a run; "Times" counts the iterations of its log in which it fired."""
     logs, rows = {(run.method, run.seed): run.log for run in runs}, []
     for w in summary["health"]:
-        times = sum(row.get(health_metric(w["check"])) == 1 for row in logs.get((w["method"], w["seed"]), ()))
+        metric = f"health/{w['check'].lower().replace(' ', '_')}"  # as `vrpo.metrics.health.health_metrics` names it
+        times = sum(row.get(metric) == 1 for row in logs.get((w["method"], w["seed"]), ()))
         rows.append([f"{w['method'].upper()}, seed {w['seed']}", w["check"], str(w["iteration"]), number(times or None, 0), w["message"]])
     return _table(["Run", "Check", "First iteration", "Times", "What to do"], rows)
 

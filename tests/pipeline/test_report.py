@@ -13,6 +13,7 @@ from pipeline.params import Params
 from pipeline.reporting import runs, sections
 from pipeline.stages import report
 from vrpo.errors import UserError
+from vrpo.metrics.health import HealthWarning, health_metrics
 
 METHODS = ("ppo", "grpo", "vrpo")
 FINAL = {"ppo": 0.80, "grpo": 0.72, "vrpo": 0.83}
@@ -301,7 +302,8 @@ def test_the_scale_of_heavy_tails_is_not_called_a_percentage(project) -> None:
 def test_a_check_that_fired_again_and_again_is_not_counted_once(project) -> None:
     """The trainer keeps each warning once a run; how often a check fired stands in the log."""
     summary = read_summary()
-    log = [{"iteration": i, "health/dead_critic": float(i in (7, 8, 11))} for i in range(12)]
+    fired = [[HealthWarning("dead critic", i, "")] * (i in (7, 8, 11)) for i in range(12)]
+    log = [{"iteration": i} | health_metrics(warnings) for i, warnings in enumerate(fired)]
     found = [runs.Run("ppo", 1, {}, log), runs.Run("ppo", 0, {}, [row | {"health/dead_critic": 1.0} for row in log])]
     table = sections._health(found, summary)
     assert [row[:4] for row in table["rows"]] == [["PPO, seed 1", "dead critic", "7", "3"]]

@@ -109,9 +109,4 @@ def _moving_means(values: Sequence[float], width: int) -> list[float]:
 def health_metrics(warnings: Sequence[HealthWarning]) -> dict[str, float]:
     """1 for each check that fires and 0 for the others, as metrics `health/<check>`."""
     firing = {warning.check for warning in warnings}
-    return {health_metric(check): float(check in firing) for check in HEALTH_CHECKS}
-
-
-def health_metric(check: str) -> str:
-    """The name of a check's metric."""
-    return f"health/{check.lower().replace(' ', '_')}"
+    return {f"health/{check.lower().replace(' ', '_')}": float(check in firing) for check in HEALTH_CHECKS}
