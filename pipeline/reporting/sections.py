@@ -106,7 +106,7 @@ def number(value: Any, digits: int = 2, scale: float = 1.0, sign: str = "") -> s
 
 
 def mean(result: dict[str, Any] | None, digits: int = 2, scale: float = 1.0) -> str:
-    """The mean of an interval (see `runs.interval`)."""
+    """The mean of an interval (see `vrpo.metrics.statistics.interval`)."""
     return number(result["mean"], digits, scale) if result else "–"
 
 

@@ -9,7 +9,6 @@ of responses with a readable answer (format), of those cut off (truncated), leng
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import random
 import re
@@ -111,16 +110,12 @@ def check_tokenizer(tokenizer: Any, prompts: list[str], model: str, name: str) -
         )
 
 
-def pass_at(k: int, correct: int, samples: int) -> float:
-    """Unbiased chance that at least one of `k` samples is right, from `correct` of `samples` (Chen et al. 2021, equation 1)."""
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
 def scores(task: Any, drawn: Any) -> dict[str, Any]:
     """What responses are worth: accuracies with intervals, format, length. `drawn`: `vrpo.rollout.samples.PolicySamples`.
 
     Problems none of whose samples could be scored count in `unscored_problems` alone; of the others, pass@k is taken over the scored samples.
     """
+    from vrpo.metrics.statistics import pass_at
     from vrpo.rewards.noise import majority_vote
     from vrpo.rollout.samples import accuracy
 

@@ -14,6 +14,7 @@ from pipeline.reporting import runs, sections
 from pipeline.stages import report
 from vrpo.errors import UserError
 from vrpo.metrics.health import HealthWarning, health_metrics
+from vrpo.metrics.statistics import area, interval
 
 METHODS = ("ppo", "grpo", "vrpo")
 FINAL = {"ppo": 0.80, "grpo": 0.72, "vrpo": 0.83}
@@ -177,11 +178,11 @@ def test_summary_keeps_the_contract(project):
 
 def test_interval_equals_a_hand_computation():
     # mean 3, sd 2, n 3: half = t(0.975, 2 df) * 2 / sqrt(3) = 4.302653 * 1.154701
-    result = runs.interval([1.0, 3.0, 5.0], 0.95)
+    result = interval([1.0, 3.0, 5.0], 0.95)
     assert result["mean"] == 3.0 and result["n"] == 3
     assert result["ci95"] == pytest.approx([3 - 4.968275, 3 + 4.968275], abs=1e-5)
-    assert runs.interval([0.5], 0.95) == {"mean": 0.5, "ci95": None, "n": 1}
-    assert runs.interval([0.5, 0.5], 0.95)["ci95"] == [0.5, 0.5]
+    assert interval([0.5], 0.95) == {"mean": 0.5, "ci95": None, "n": 1}
+    assert interval([0.5, 0.5], 0.95)["ci95"] == [0.5, 0.5]
 
 
 def test_differences_are_paired_over_common_seeds():
@@ -194,8 +195,8 @@ def test_differences_are_paired_over_common_seeds():
 
 
 def test_area_is_the_mean_height_between_the_bounds():
-    assert runs.area(([0, 10, 20], [0.0, 1.0, 1.0]), 0, 20) == pytest.approx(0.75)
-    assert runs.area(([0, 10, 20], [0.0, 1.0, 1.0]), 5, 10) == pytest.approx(0.75)  # from 0.5 to 1
+    assert area(([0, 10, 20], [0.0, 1.0, 1.0]), 0, 20) == pytest.approx(0.75)
+    assert area(([0, 10, 20], [0.0, 1.0, 1.0]), 5, 10) == pytest.approx(0.75)  # from 0.5 to 1
 
 
 def test_learning_curve_is_flat_during_the_value_warmup():
