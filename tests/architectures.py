@@ -26,7 +26,7 @@ from vrpo.errors import UserError
 from vrpo.models.forward import policy_forward
 from vrpo.models.lm_head import LanguageModelHead
 from vrpo.models.states import backbone_of, backbone_states
-from vrpo.rollout.sampler import check_model, generate
+from vrpo.rollout.engines.transformers import check_model, generate
 from vrpo.tasks.math.chain import new_tokenizer
 from vrpo.training.trainer import Trainer
 

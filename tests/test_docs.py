@@ -233,6 +233,18 @@ def test_the_glossary_has_every_metric_of_evaluations_reports_studies_and_benchm
     assert sorted(names - glossary()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"), {"reward/true_positive_rate": "reward", "reward/false_positive_rate": "reward", "mean_diff": "share"}.items()
+)
+def test_the_glossary_does_not_name_another_unit_than_the_numbers_have(name: str, unit: str) -> None:
+    from vrpo.rewards.noise import confusion
+
+    rates = confusion([-0.6, 0.9, 1.6], [0.0, 1.0, 1.0])  # of corrected rewards: no shares
+    assert rates["true_positive_rate"] == 1.25 and rates["false_positive_rate"] == -0.6
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "docs/concepts.md").read_text(), flags=re.MULTILINE)
+    assert row.split(" | ")[2] == unit
+
+
 def test_figures_of_the_study_are_those_of_its_file() -> None:
     tables = json.loads((ROOT / "data/reports/study/noise.json").read_text())["tables"]
     page = (ROOT / "docs/results.md").read_text()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, Strict, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from vrpo.errors import UserError as UserError  # what every setting's error is
@@ -34,6 +35,7 @@ Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what every random numb
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
 GROUPED = {"grpo", "dr_grpo", "rloo"}  # methods that compare the responses to one prompt with each other
 Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
+Engine = Literal[tuple(sorted(path.stem for path in (Path(__file__).parent / "rollout" / "engines").glob("[!_]*.py")))]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -58,6 +60,12 @@ class GenerationConfig(Section):
     max_turns: Count = 10  # dialogue: the assistant's turns, after which it is cut
     temperature: Positive = 1.0  # of sampling, in training and evaluation
     batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
+    engine: Engine = "transformers"  # what samples: a module of vrpo/rollout/engines/
+
+    @model_serializer(mode="wrap")
+    def _engine_where_chosen(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the default engine: what names runs and cells of before there was a choice names them still."""
+        return {key: value for key, value in values(self).items() if (key, value) != ("engine", "transformers")}
 
 
 class CriticConfig(Section):

@@ -19,7 +19,7 @@ MODULES = {
     "vrpo.diagnostics": "vrpo.metrics.critic vrpo.metrics.monte_carlo vrpo.metrics.health",
     "vrpo.evaluation": "vrpo.rollout.samples",
     "vrpo.forward": "vrpo.models.forward",
-    "vrpo.generation": "vrpo.rollout.sampler vrpo.data.text",
+    "vrpo.generation": "vrpo.rollout.engines.transformers vrpo.data.text",
     "vrpo.identity": "vrpo.training.identity",
     "vrpo.limits": "vrpo.models.limits",
     "vrpo.lm_head": "vrpo.models.lm_head",

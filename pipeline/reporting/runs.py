@@ -12,6 +12,7 @@ from pipeline.domains import domain_of
 from pipeline.files import read_json, read_jsonl
 from pipeline.params import Params
 from vrpo.errors import UserError
+from vrpo.metrics.statistics import area, interval
 from vrpo.tasks.base import Measures
 
 DATA = Path("data")
@@ -90,28 +91,6 @@ def measures_of(params: Params, runs: list[Run]) -> Measures | None:
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number (a bool is none)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def interval(values: list[float], confidence: float) -> dict[str, Any]:
-    """Mean of independent values with its Student t interval; `ci95` is None for fewer than two values."""
-    from scipy import stats
-
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count < 2:
-        return {"mean": mean, "ci95": None, "n": count}
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
-    return {"mean": mean, "ci95": [mean - half, mean + half], "n": count}
-
-
-def area(curve: Curve, low: float, high: float) -> float:
-    """Mean height of a piecewise linear curve between two x values (area under the curve over its width)."""
-    import numpy as np
-
-    x = np.unique([low, high, *(value for value in curve[0] if low < value < high)])
-    y = np.interp(x, *curve)
-    return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (high - low))
 
 
 def learning_areas(runs: list[Run]) -> dict[str, float]:

@@ -55,7 +55,7 @@ def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict
         ("Accuracy by problem length", "", [], ["accuracy_by_length"]),
         ("Noise in labels and rewards", "", [_labels(summary, text), _rewards(runs, summary, text)], []),
         ("Time", "", [_stages(summary, text), _phases(runs, summary, text)], []),
-        ("Health warnings", "" if summary["health"] else text["healthy"], [_health(summary)], []),
+        ("Health warnings", "" if summary["health"] else text["healthy"], [_health(runs, summary)], []),
     ]
     sections = [
         {
@@ -102,7 +102,7 @@ def number(value: Any, digits: int = 2, scale: float = 1.0, sign: str = "") -> s
 
 
 def mean(result: dict[str, Any] | None, digits: int = 2, scale: float = 1.0) -> str:
-    """The mean of an interval (see `runs.interval`)."""
+    """The mean of an interval (see `vrpo.metrics.statistics.interval`)."""
     return number(result["mean"], digits, scale) if result else "–"
 
 
@@ -128,11 +128,10 @@ def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     noise = runs[0].evaluation["noise"] or {}
     rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:", "false_positive_rate": "flips 0 to 1:"}
     rates |= {"false_negative_rate": "flips 1 to 0:"}
-    rates |= {
-        key: name for key, name in {"prompt_flip_rate": "problems inverted:", "heavy_tail_scale": "heavy tails:"}.items() if noise.get(key)
-    }
+    rates |= {"prompt_flip_rate": "problems inverted:"} if noise.get("prompt_flip_rate") else {}
     noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
     noises += [f"{name} {number(noise[key], 0, 100)} %" for key, name in rates.items() if is_number(noise.get(key))]
+    noises += [f"heavy tails: scale {number(scale)}"] if (scale := noise.get("heavy_tail_scale")) else []
     methods = ", ".join(method.upper() for method in summary["methods"])
     seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
     found = [
@@ -275,12 +274,13 @@ def _phases(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> d
     return _table(headers, rows, text["phases_table"])
 
 
-def _health(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """One row per run and check, however many iterations repeated it; the last message stands for all."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for warning in summary["health"]:
-        found.setdefault((f"{warning['method'].upper()}, seed {warning['seed']}", warning["check"]), []).append(warning)
-    rows = [[run, check, str(group[0]["iteration"]), str(len(group)), group[-1]["message"]] for (run, check), group in found.items()]
+def _health(runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
+    """One row per run and check, which speaks once a run; "Times" counts the iterations of its log in which it fired."""
+    logs, rows = {(run.method, run.seed): run.log for run in runs}, []
+    for w in summary["health"]:
+        metric = f"health/{w['check'].lower().replace(' ', '_')}"  # as `vrpo.metrics.health.health_metrics` names it
+        times = sum(row.get(metric) == 1 for row in logs.get((w["method"], w["seed"]), ()))
+        rows.append([f"{w['method'].upper()}, seed {w['seed']}", w["check"], str(w["iteration"]), number(times or None, 0), w["message"]])
     return _table(["Run", "Check", "First iteration", "Times", "What to do"], rows)
 
 

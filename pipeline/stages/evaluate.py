@@ -17,7 +17,7 @@ from pipeline.params import Params
 from pipeline.stages import stage
 
 PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
-TOKENS = Path("data/tokens")
+SFT, TOKENS = Path("data/models/sft"), Path("data/tokens")
 
 
 def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
@@ -29,6 +29,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     from vrpo.critics.value_model import ValueModel
     from vrpo.models.loading import load_policy
     from vrpo.rewards.calling import totals
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import PolicySamples
     from vrpo.timing import Timer
 
@@ -39,8 +40,9 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     rows = files.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
     policy, tokenizer = load_policy(folder / "policy", params.runtime)
     task = load_task(params, tokenizer)
+    sampler = new_sampler(policy, tokenizer, params.generation)
     with timer("evaluate"):
-        drawn = PolicySamples.draw(policy, tokenizer, task, rows, params.evaluate.samples, params.generation, params.evaluate.seed)
+        drawn = PolicySamples.draw(sampler, task, rows, params.evaluate.samples, params.evaluate.seed)
         observed, clean = _rewards(params, task, drawn, seed, trained["flip_rates"])
         both = [(o, c) for o, c in zip(totals(observed), totals(clean), strict=True) if o is not None and c is not None]
         result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
@@ -48,9 +50,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     if (folder / "value_model").is_dir():
         with timer("critic"):
             model = ValueModel.from_pretrained(folder / "value_model", params.runtime.device)
-            critic = _fit(params, model, drawn, observed, clean) | {
-                "corr_mc": _monte_carlo(params, policy, model, tokenizer, task, rows, seed)
-            }
+            critic = _fit(params, model, drawn, observed, clean) | {"corr_mc": _monte_carlo(params, sampler, model, task, rows, seed)}
             critic = {key: value if math.isfinite(value) else None for key, value in critic.items()}
             critic |= {key: trained["critic"][key] for key in ("corr_mc_start", "corr_mc_end")}
     evaluation = {
@@ -104,7 +104,7 @@ def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[
 
 
 def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: list[Any]) -> dict[str, float]:
-    """Explained variance of the critic on the evaluation's samples, against observed and against clean returns."""
+    """Explained variance of the critic on the evaluation's samples, against observed and against clean returns (see `_penalty`)."""
     import torch
 
     from vrpo.algorithms.advantages import returns_to_go
@@ -113,12 +113,25 @@ def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: li
     from vrpo.rewards.experience import token_rewards
 
     rollout = Rollout.concatenate(drawn.rollouts)
-    values, metrics = critic.read(rollout, params.train.micro_batch_size), {}
+    values, penalty, metrics = critic.read(rollout, params.train.micro_batch_size), _penalty(params, rollout), {}
     for name, scores in (("observed", observed), ("clean", clean)):
         known = torch.tensor([score is not None for score in scores])[:, None] & rollout.response_mask
-        returns = returns_to_go(token_rewards(scores, rollout.response_mask), rollout.response_mask, params.train.gamma)
+        returns = returns_to_go(token_rewards(scores, rollout.response_mask) - penalty, rollout.response_mask, params.train.gamma)
         metrics[f"ev_{name}"] = explained_variance(values, returns, known)
     return metrics
+
+
+def _penalty(params: Params, rollout: Any) -> Any:
+    """What training takes off the reward of each token, [B, T] or 0: with `train.kl_in: reward` the divergence from the cold start."""
+    from vrpo.algorithms.losses import kl_k1
+    from vrpo.models.forward import read_logprobs
+    from vrpo.models.loading import load_policy
+
+    if not params.train.kl_coefficient or params.train.kl_in != "reward":
+        return 0.0
+    reference, _ = load_policy(SFT, params.runtime)
+    reference_logprobs = read_logprobs(reference, rollout, params.generation.temperature, params.train.micro_batch_size)
+    return params.train.kl_coefficient * kl_k1(rollout.logprobs, reference_logprobs) * rollout.response_mask
 
 
 def _tokens(
@@ -135,6 +148,7 @@ def _tokens(
     import torch
 
     from pipeline.stages.token_values import choose, read_tokens
+    from vrpo.algorithms.advantages import length_adaptive_lambda
     from vrpo.data.batch import Rollout
     from vrpo.rewards.calling import totals
     from vrpo.rewards.corrections import CORRECTIONS, FlipRates
@@ -147,16 +161,23 @@ def _tokens(
         return []
     rollout = Rollout.concatenate(drawn.rollouts)[torch.tensor(places)].trim()
     scores = ([scores[place] for place in places] for scores in (observed, clean))
-    settings = {"temperature": params.generation.temperature, "middle": middle, "gamma": params.train.gamma, "lam": params.train.gae_lambda}
+    train = params.train
+    alpha = train.length_adaptive_alpha
+    settings = {
+        "temperature": params.generation.temperature,
+        "gamma": train.gamma,
+        "lam": train.gae_lambda if alpha is None else length_adaptive_lambda(rollout.response_mask, alpha),
+        "middle": middle,
+        "penalty": 0.0 if critic is None else _penalty(params, rollout),
+    }
     return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
 
 
-def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:
+def _monte_carlo(params: Params, sampler: Any, critic: Any, task: Any, rows: list[dict[str, Any]], seed: int) -> float:
     """Correlation of the critic's values with Monte-Carlo values of the clean return, on test problems."""
     from pipeline.stages.observed import clean_reward
     from vrpo.data.text import encode
     from vrpo.metrics.monte_carlo import monte_carlo_check
-    from vrpo.rollout.sampler import generation_settings
     from vrpo.rollout.samples import task_replies
     from vrpo.seeding import derive_seed
 
@@ -165,17 +186,14 @@ def _monte_carlo(params: Params, policy: Any, critic: Any, tokenizer: Any, task:
         return math.nan
     reward, answers = clean_reward(params, task), [row["answer"] for row in rows for _ in range(samples)]
     check = monte_carlo_check(
-        policy,
+        sampler,
         critic,
-        tokenizer,
-        encode(tokenizer, [task.prompt(row["question"]) for row in rows]),
+        encode(sampler.tokenizer, [task.prompt(row["question"]) for row in rows]),
         lambda texts: reward([], texts, answer=answers),
         samples=samples,
         seed=derive_seed("evaluate", params.evaluate.seed, seed),
         reply=task_replies(task, rows),
         gamma=params.train.gamma,
-        max_turns=params.generation.max_turns,
-        **generation_settings(policy, tokenizer, params.generation),
     )
     return check.correlation
 

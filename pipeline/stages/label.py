@@ -80,17 +80,16 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
     from pipeline.domains import load_task
     from vrpo.models.loading import load_policy
     from vrpo.rewards.noise import majority_vote
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import sample_texts
 
     model, tokenizer = load_policy(BASE, params.runtime)
     task = load_task(params, tokenizer)
-    generation = params.generation.model_copy(update={"temperature": params.label.temperature})
+    sampler = new_sampler(model, tokenizer, params.generation.model_copy(update={"temperature": params.label.temperature}))
     votes = {}
     for name, rows in splits.items():
         prompts = [task.prompt(row["question"]) for row in rows]
-        texts, _ = sample_texts(
-            model, tokenizer, prompts, params.label.votes, generation, seed=("label", params.label.seed, name), progress=f"vote {name}"
-        )
+        texts, _ = sample_texts(sampler, prompts, params.label.votes, seed=("label", params.label.seed, name), progress=f"vote {name}")
         answers = [[task.extract(text, row.get("choices", ())) for text in group] for row, group in zip(rows, texts, strict=True)]
         votes[name] = ([majority_vote(group)[0] for group in answers], texts)
     return votes

@@ -82,12 +82,13 @@ def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, t
     from vrpo.rewards.calling import call_reward
     from vrpo.rewards.corrections import estimate_rates
     from vrpo.rewards.experience import repeats
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import sample_texts, task_replies
     from vrpo.seeding import stream
 
     rows = stream(problems, 0, params.reward.checked_samples, seed, "checked")
     prompts, reply = [row["prompt"] for row in rows], task_replies(task, rows)
-    texts, _ = sample_texts(policy, tokenizer, prompts, 1, params.generation, seed=("checked", seed), reply=reply)
+    texts, _ = sample_texts(new_sampler(policy, tokenizer, params.generation), prompts, 1, seed=("checked", seed), reply=reply)
     responses = [text for (text,) in texts]
     return estimate_rates(
         call_reward(observed, rows, responses, CHECKED, repeats(rows), params.train.reward_timeout),

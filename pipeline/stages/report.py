@@ -19,8 +19,9 @@ from typing import Any
 from pipeline import graph
 from pipeline.files import read_json, read_jsonl, write_atomically, write_json
 from pipeline.params import Params
-from pipeline.reporting.runs import DATA, Run, compare, interval, is_number, learning_areas, load_runs, measures_of
+from pipeline.reporting.runs import DATA, Run, compare, is_number, learning_areas, load_runs, measures_of
 from pipeline.stages.stage import main
+from vrpo.metrics.statistics import interval
 from vrpo.tasks.base import Measures
 
 REPORTS = DATA / "reports"

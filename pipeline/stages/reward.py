@@ -121,6 +121,7 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     """
     from pipeline.domains import load_task
     from vrpo.models.loading import load_policy
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import sample_texts, task_replies
 
     model, tokenizer = load_policy(SFT, params.runtime)
@@ -130,7 +131,7 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     rows = random.Random(f"reward-{params.reward.seed}").sample(rows, min(len(rows), 2 * wanted))
     prompts = [task.prompt(row["question"]) for row in rows]
     options = {"seed": ("reward", params.reward.seed), "reply": task_replies(task, rows), "progress": "reward samples"}
-    texts, _ = sample_texts(model, tokenizer, prompts, SAMPLES, params.generation, **options)
+    texts, _ = sample_texts(new_sampler(model, tokenizer, params.generation), prompts, SAMPLES, **options)
     pairs = []
     for row, prompt, group in zip(rows, prompts, texts, strict=True):
         scores = task.verify(group, [row["answer"]] * SAMPLES)

@@ -20,6 +20,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     from pipeline.domains import load_task
     from vrpo.models.loading import load_policy, save_model
     from vrpo.models.supervised import fit_demonstrations
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import PolicySamples
 
     sft = params.sft
@@ -40,7 +41,8 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     save_model(model, tokenizer, SFT)
     test = files.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
     model.eval()
-    drawn = PolicySamples.draw(model, tokenizer, task, test, params.evaluate.samples, params.generation, params.evaluate.seed)
+    sampler = new_sampler(model, tokenizer, params.generation)
+    drawn = PolicySamples.draw(sampler, task, test, params.evaluate.samples, params.evaluate.seed)
     files.write_json(EVALUATION, drawn.summary())
     tail = losses[-5:]
     metrics = {"demonstrations": len(pairs), "steps": len(losses), "loss_first": losses[0], "loss_last": sum(tail) / len(tail)}

@@ -10,12 +10,16 @@ KINDS |= {(False, False): "wrong and not rewarded"}
 
 
 def choose(observed: list[float | None], clean: list[float | None], middle: float = 0.5) -> list[int]:
-    """Places of the first few responses of each kind, from their observed and clean scores; observed from `middle` on is rewarded."""
+    """Places of the first few responses of each kind, from their observed and clean scores; observed above `middle` is rewarded."""
     found: dict[str, list[int]] = {kind: [] for kind in KINDS.values()}
     for place, scores in enumerate(zip(observed, clean, strict=True)):
         if None not in scores:
-            found[KINDS[scores[1] >= 0.5, scores[0] >= middle]].append(place)
+            found[_kind(*scores, middle)].append(place)
     return [place for places in found.values() for place in places[:PER_KIND]]
+
+
+def _kind(observed: float, clean: float, middle: float) -> str:
+    return KINDS[clean > 0.5, observed > middle]  # as `vrpo.rewards.noise.confusion` has it
 
 
 def read_tokens(
@@ -28,8 +32,9 @@ def read_tokens(
     *,
     temperature: float,
     gamma: float,
-    lam: float,
+    lam: Any,
     middle: float = 0.5,
+    penalty: Any = 0.0,
 ) -> list[dict[str, Any]]:
     """One dictionary a response of `rollout`, with one number a token in each list.
 
@@ -38,8 +43,9 @@ def read_tokens(
         critic: value model; None where the method has none.
         observed, clean: rewards of each response, one number or one a turn.
         temperature: at which the responses were drawn.
-        gamma, lam: of the advantages.
+        gamma, lam: of the advantages (see `compute_gae`).
         middle: see `choose`.
+        penalty: taken off either reward, [B, T].
 
     Returns:
         prompt, tokens (text), kind, observed, clean; entropy of the distribution each token was drawn from and its surprisal, in nats;
@@ -59,7 +65,7 @@ def read_tokens(
     if critic is not None:
         numbers["values"] = critic.read(rollout)
         for name, scores in (("observed", observed), ("clean", clean)):
-            rewards = token_rewards(scores, mask)
+            rewards = token_rewards(scores, mask) - penalty
             numbers[f"advantages_{name}"] = compute_gae(rewards, numbers["values"], mask, gamma, lam)
     responses, observed, clean = [], totals(observed), totals(clean)
     for row in range(len(rollout)):
@@ -68,7 +74,7 @@ def read_tokens(
             {
                 "prompt": tokenizer.decode(rollout.prompts[row][rollout.prompt_mask[row]], skip_special_tokens=True),
                 "tokens": [tokenizer.decode([token]) for token in ids],
-                "kind": KINDS[clean[row] >= 0.5, observed[row] >= middle],
+                "kind": _kind(observed[row], clean[row], middle),
                 "observed": observed[row],
                 "clean": clean[row],
                 **{name: [round(value, 4) for value in values[row][mask[row]].tolist()] for name, values in numbers.items()},

@@ -52,7 +52,7 @@ METRICS: dict[str, tuple[str, int, float]] = {
     "mse_mc": ("squared error against Monte-Carlo", 3, 1),
     "slope_mc": ("slope against Monte-Carlo", 3, 1),
     "active_units": ("active latent units", 1, 1),
-    "seconds": ("seconds of training", 0, 1),
+    "seconds": ("seconds", 0, 1),
     "rollouts": ("rollouts", 0, 1),
 }
 RUN = ("accuracy", "best", "area", "collapsed", "length_inflation", "proxy_gap", "corr_mc_start", "corr_mc_end", "ev_clean")

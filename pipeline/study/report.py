@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_atomically, write_json
-from pipeline.reporting.runs import area, is_number
+from pipeline.reporting.runs import is_number
 from pipeline.study.figures import draw
 from pipeline.study.file import METRICS, Cell, Study, Table, load_study
 from pipeline.study.results import REPORTS, finished
-from vrpo.metrics.statistics import headroom_share, paired, summary
+from vrpo.metrics.statistics import area, headroom_share, paired, summary
 
 Origin = tuple[int, float]  # of a run: its seed and its cold start's accuracy
 Result = tuple[Origin, dict[str, float], dict[float, float]]  # of a cell: origin, measures, held-out accuracy by rollouts

@@ -9,7 +9,6 @@ of responses with a readable answer (format), of those cut off (truncated), leng
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import random
 import re
@@ -113,16 +112,12 @@ def check_tokenizer(tokenizer: Any, prompts: list[str], model: str, name: str) -
         )
 
 
-def pass_at(k: int, correct: int, samples: int) -> float:
-    """Unbiased chance that at least one of `k` samples is right, from `correct` of `samples` (Chen et al. 2021, equation 1)."""
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
 def scores(task: Any, drawn: Any) -> dict[str, Any]:
     """What responses are worth: accuracies with intervals, format, length. `drawn`: `vrpo.rollout.samples.PolicySamples`.
 
     Problems none of whose samples could be scored count in `unscored_problems` alone; of the others, pass@k is taken over the scored samples.
     """
+    from vrpo.metrics.statistics import pass_at
     from vrpo.rewards.noise import majority_vote
     from vrpo.rollout.samples import accuracy
 
@@ -154,16 +149,16 @@ def scores(task: Any, drawn: Any) -> dict[str, Any]:
 
 def run(params: Params, policy: Any, tokenizer: Any, model: str, name: str, rows: list[Row], samples: int) -> dict[str, Any]:
     """Sample and score one benchmark; returns the contents of its results file, which it writes."""
-    from vrpo.data.text import end_tokens
+    from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import PolicySamples
 
     task, start = load_domain(BENCHMARKS[name].domain).on_rows(tokenizer), time.perf_counter()
-    drawn = PolicySamples.draw(policy, tokenizer, task, rows, samples, params.generation, params.evaluate.seed)
+    sampler = new_sampler(policy, tokenizer, params.generation)
+    drawn = PolicySamples.draw(sampler, task, rows, samples, params.evaluate.seed)
     seconds = time.perf_counter() - start
     lengths = [int(length) for rollout in drawn.rollouts for length in rollout.lengths]
-    ends = end_tokens(policy, tokenizer)
     cut = sum(
-        int(ids[mask][-1]) not in ends
+        int(ids[mask][-1]) not in sampler.ends
         for rollout in drawn.rollouts
         for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True)
     )

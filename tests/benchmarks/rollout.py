@@ -1,4 +1,4 @@
-"""Sampling 256 responses of mixed lengths: `vrpo.rollout.sampler.generate` against the model's own `generate`.
+"""Sampling 256 responses of mixed lengths: `vrpo.rollout.engines.transformers.generate` against the model's own `generate`.
 
 Both sample from the same model at temperature 1, from the same left-padded prompts, and stop rows at EOS; tokens up to EOS count. Prompts
 are all different (PPO) or eight samples each (GRPO); the longest response is the default profile's limit or about twice that.
@@ -12,7 +12,7 @@ import torch
 
 from tests.benchmarks.setup import LENGTH, alternate, problems, ratio_claim, spread, timed, tiny_model
 from vrpo.data.text import encode, pad_prompts
-from vrpo.rollout.sampler import generate, generation_settings
+from vrpo.rollout.engines.transformers import generate, generation_settings
 
 BATCH, GROUP = 256, 8
 

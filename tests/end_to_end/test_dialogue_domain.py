@@ -88,7 +88,7 @@ def test_a_run_is_trained_scored_and_reported(project) -> None:
 def test_a_reward_model_reads_whole_dialogues(project, monkeypatch) -> None:
     """The cold start here completes no task, so pairs come from the scripted assistant: one perfect dialogue, three with slips."""
 
-    def scripted(model, tokenizer, prompts, samples, generation, *, seed, reply, progress):
+    def scripted(sampler, prompts, samples, *, seed, reply, progress):
         texts = []
         for place in range(len(prompts)):
             scenario, rng = load_scenario(rows[place]["answer"]), random.Random(place)

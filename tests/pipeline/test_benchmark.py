@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.tools import benchmark
-from pipeline.tools.benchmark import BENCHMARKS, choose, load_benchmark, pass_at, scores
+from pipeline.tools.benchmark import BENCHMARKS, choose, load_benchmark, scores
 from vrpo.errors import UserError
+from vrpo.metrics.statistics import pass_at
 from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.loader import load_domain
 from vrpo.tasks.math.task import canonical

@@ -8,11 +8,14 @@ import torch
 from pipeline.files import read_json, write_jsonl
 from pipeline.params import Params
 from pipeline.stages import evaluate, label, observed, reward
+from pipeline.stages.sft import SFT
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.text import decode, encode
-from vrpo.models.loading import new_llama
+from vrpo.models.forward import policy_forward
+from vrpo.models.loading import new_llama, save_model
 from vrpo.rewards.corrections import CorrectedReward
-from vrpo.rollout.sampler import generate
+from vrpo.rewards.experience import at_last_token
+from vrpo.rollout.engines.transformers import generate
 from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.dialogue.task import DialogueTask
 from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer
@@ -126,6 +129,28 @@ def test_explained_variance_of_observed_returns_is_that_of_noisy_ones(labels) ->
     found = evaluate._fit(Params(), critic, drawn, [*flipped[:-1], None], clean)
     assert found["ev_clean"] == pytest.approx(1.0) and found["ev_observed"] == pytest.approx(1 - 0.2 / 0.25, abs=0.05)
     assert ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0).read(rollout).shape == rollout.responses.shape
+
+
+def test_values_that_foresee_kl_penalties_are_not_judged_by_returns_without_them(labels) -> None:
+    """As in the training log: with train.kl_in = reward, what a critic learns to predict has the penalties in it."""
+    tokenizer = new_tokenizer()
+    policy, cold = (new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=seed) for seed in (0, 1))
+    save_model(cold, tokenizer, SFT)
+    prompts, scores = [f"{i % 10}+{i % 7}.:" for i in range(60)], [float(i % 2) for i in range(60)]
+    options = {"max_new_tokens": 4, "temperature": 0.7, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    rollout = generate(policy, encode(tokenizer, prompts), seed=0, **options)
+    with torch.no_grad():
+        divergence = (rollout.logprobs - policy_forward(cold, rollout, 0.7).logprobs) * rollout.response_mask
+    assert divergence.abs().max() > 0.1
+    earned = at_last_token(torch.tensor(scores), rollout.response_mask) - 2.0 * divergence
+    returns = earned.flip(1).cumsum(1).flip(1) * rollout.response_mask
+    drawn = PolicySamples([], [], [rollout[:25], rollout[25:]], scores)
+    train = {"kl_in": "reward", "kl_coefficient": 2.0, "micro_batch_size": 7}
+    params = Params(train=train, generation={"temperature": 0.7})
+    found = evaluate._fit(params, SimpleNamespace(read=lambda *_: returns), drawn, scores, [1.0 - score for score in scores])
+    assert found["ev_observed"] == pytest.approx(1.0, abs=1e-4) and found["ev_clean"] < 0.99
+    in_loss = params.model_copy(update={"train": params.train.model_copy(update={"kl_in": "loss"})})
+    assert evaluate._fit(in_loss, SimpleNamespace(read=lambda *_: returns), drawn, scores, scores)["ev_observed"] < 0.99
 
 
 def test_rewards_of_turns_are_measured_as_rewards_of_turns(labels) -> None:

@@ -13,6 +13,8 @@ from pipeline.params import Params
 from pipeline.reporting import runs, sections
 from pipeline.stages import report
 from vrpo.errors import UserError
+from vrpo.metrics.health import HealthWarning, health_metrics
+from vrpo.metrics.statistics import area, interval
 
 METHODS = ("ppo", "grpo", "vrpo")
 FINAL = {"ppo": 0.80, "grpo": 0.72, "vrpo": 0.83}
@@ -176,11 +178,11 @@ def test_summary_keeps_the_contract(project):
 
 def test_interval_equals_a_hand_computation():
     # mean 3, sd 2, n 3: half = t(0.975, 2 df) * 2 / sqrt(3) = 4.302653 * 1.154701
-    result = runs.interval([1.0, 3.0, 5.0], 0.95)
+    result = interval([1.0, 3.0, 5.0], 0.95)
     assert result["mean"] == 3.0 and result["n"] == 3
     assert result["ci95"] == pytest.approx([3 - 4.968275, 3 + 4.968275], abs=1e-5)
-    assert runs.interval([0.5], 0.95) == {"mean": 0.5, "ci95": None, "n": 1}
-    assert runs.interval([0.5, 0.5], 0.95)["ci95"] == [0.5, 0.5]
+    assert interval([0.5], 0.95) == {"mean": 0.5, "ci95": None, "n": 1}
+    assert interval([0.5, 0.5], 0.95)["ci95"] == [0.5, 0.5]
 
 
 def test_differences_are_paired_over_common_seeds():
@@ -193,8 +195,8 @@ def test_differences_are_paired_over_common_seeds():
 
 
 def test_area_is_the_mean_height_between_the_bounds():
-    assert runs.area(([0, 10, 20], [0.0, 1.0, 1.0]), 0, 20) == pytest.approx(0.75)
-    assert runs.area(([0, 10, 20], [0.0, 1.0, 1.0]), 5, 10) == pytest.approx(0.75)  # from 0.5 to 1
+    assert area(([0, 10, 20], [0.0, 1.0, 1.0]), 0, 20) == pytest.approx(0.75)
+    assert area(([0, 10, 20], [0.0, 1.0, 1.0]), 5, 10) == pytest.approx(0.75)  # from 0.5 to 1
 
 
 def test_learning_curve_is_flat_during_the_value_warmup():
@@ -288,6 +290,25 @@ def test_user_errors_name_the_file(tmp_path, monkeypatch):
     (tmp_path / "data/evaluations/ppo-0.json").write_text("{")
     with pytest.raises(UserError, match=r"ppo-0\.json: not valid JSON"):
         report.run(Params(), Record())
+
+
+def test_the_scale_of_heavy_tails_is_not_called_a_percentage(project) -> None:
+    summary = read_summary()
+    summary["runs"][0]["noise"] = {"kind": "clean", "label_accuracy": 1.0, "heavy_tail_scale": 0.25, "heavy_tail_degrees": 2.0}
+    assert dict(sections.facts([runs.Run("ppo", 0, summary["runs"][0])], summary))["Noise"] == (
+        "clean, labels right 100 %, heavy tails: scale 0.25"
+    )
+
+
+def test_a_check_that_fired_again_and_again_is_not_counted_once(project) -> None:
+    """The trainer keeps each warning once a run; how often a check fired stands in the log."""
+    summary = read_summary()
+    fired = [[HealthWarning("dead critic", i, "")] * (i in (7, 8, 11)) for i in range(12)]
+    log = [{"iteration": i} | health_metrics(warnings) for i, warnings in enumerate(fired)]
+    found = [runs.Run("ppo", 1, {}, log), runs.Run("ppo", 0, {}, [row | {"health/dead_critic": 1.0} for row in log])]
+    table = sections._health(found, summary)
+    assert [row[:4] for row in table["rows"]] == [["PPO, seed 1", "dead critic", "7", "3"]]
+    assert sections._health([runs.Run("ppo", 1, {})], summary)["rows"][0][3] == "–"  # no log to count in
 
 
 def test_learned_rewards_are_reported_with_their_own_noise(project, monkeypatch) -> None:

@@ -245,7 +245,8 @@ def test_a_study_may_name_its_domain(tmp_path, monkeypatch) -> None:
 def test_a_run_s_measures_tell_its_best_moment_and_its_collapse() -> None:
     log = {"validation/accuracy": [0.4, None, 0.9, None, 0.7], "rollouts": [0, 10, 20, 30, 40]}
     line = {"kind": "run", "log": log, "critic": None, "accuracy": {"mean": 0.69}, "length_inflation": 1.0, "proxy_gap": 0.1}
-    found = study_report.measures(line | {"rollouts": 40, "seconds": {"update": 1.0}})
+    found = study_report.measures(line | {"rollouts": 40, "seconds": {"update": 1.0, "evaluate": 0.5}})
+    assert found["seconds"] == 1.5 and "training" not in study_file.METRICS["seconds"][0]  # the evaluation's are among them
     assert (found["best"], found["peak"], found["held_out"], found["collapsed"]) == (0.9, 2, 0.7, 1)
     assert found["area"] == pytest.approx((20 * 0.65 + 20 * 0.8) / 40)
 

@@ -3,15 +3,22 @@
 import pytest
 import torch
 
+from pipeline.params import Params
 from pipeline.reporting.heat_maps import heat_map, scales_of, shade
+from pipeline.stages import evaluate
+from pipeline.stages.sft import SFT
 from pipeline.stages.token_values import choose, read_tokens
-from vrpo.algorithms.advantages import compute_gae
+from vrpo.algorithms.advantages import compute_gae, length_adaptive_lambda
 from vrpo.config import GenerationConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.text import encode, spans
-from vrpo.models.loading import new_llama
+from vrpo.models.forward import policy_forward
+from vrpo.models.loading import new_llama, save_model
+from vrpo.rewards.noise import confusion
 from vrpo.rollout.conversation import converse, replies
-from vrpo.rollout.sampler import generate, generation_settings
+from vrpo.rollout.engines.transformers import generate
+from vrpo.rollout.sampler import new_sampler
+from vrpo.rollout.samples import PolicySamples
 from vrpo.tasks.dialogue.task import DialogueTask
 from vrpo.tasks.dialogue.task import new_tokenizer as new_dialogue_tokenizer
 from vrpo.tasks.math.chain import new_tokenizer
@@ -45,15 +52,7 @@ def dialogue():
     policy = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=1)
     prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
     settings = GenerationConfig(max_new_tokens=5, max_turns=2, temperature=0.5)
-    rollout = converse(
-        policy,
-        tokenizer,
-        prompts,
-        replies(task.environment, problems),
-        max_turns=2,
-        seed=3,
-        **generation_settings(policy, tokenizer, settings),
-    )
+    rollout = converse(new_sampler(policy, tokenizer, settings), prompts, replies(task.environment, problems), seed=3)
     return tokenizer, policy, rollout
 
 
@@ -62,6 +61,35 @@ def test_each_kind_is_shown_and_unscored_ones_are_not() -> None:
     assert choose(observed, clean) == [1, 2, 0, 3, 5]
     assert choose([1.0] * 5, [1.0] * 5) == [0, 1]
     assert choose([0.3, -0.7, 0.3], [0.0, 1.0, 1.0], middle=-0.2) == [2, 1, 0]  # corrected rewards
+
+
+def test_a_reward_of_one_half_is_not_right_here_and_wrong_in_the_rates(models) -> None:
+    tokenizer, policy, _, rollout = models
+    assert confusion([1.0, 0.5], [0.5, 0.5])["false_positive_rate"] == 0.75  # both are wrong there
+    responses = read_tokens(policy, None, tokenizer, rollout, [1.0, 0.5], [0.5, 0.5], **SETTINGS)
+    assert [response["kind"] for response in responses] == ["wrong, but rewarded", "wrong and not rewarded"]
+    assert choose([1.0, 0.5, 1.0], [0.5, 0.5, 0.6]) == [2, 0, 1]
+
+
+@pytest.mark.parametrize("train", [{"length_adaptive_alpha": 0.3}, {"kl_in": "reward", "kl_coefficient": 0.5, "gae_lambda": 0.6}])
+def test_advantages_shown_are_not_others_than_those_trained_on(models, train: dict, tmp_path, monkeypatch) -> None:
+    """With a lambda for each response, and with KL penalties in the reward."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer, policy, critic, rollout = models
+    cold = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=5)
+    save_model(cold, tokenizer, SFT)
+    mask, scores = rollout.response_mask, [1.0, 0.0]
+    rewards = torch.zeros(mask.shape)
+    rewards[0, int(rollout.lengths[0]) - 1] = 1.0
+    if "kl_in" in train:
+        with torch.no_grad():
+            rewards -= 0.5 * (rollout.logprobs - policy_forward(cold, rollout, 1.0).logprobs) * mask
+    lam = length_adaptive_lambda(mask, 0.3) if "length_adaptive_alpha" in train else 0.6
+    expected = compute_gae(rewards, critic.read(rollout), mask, 1.0, lam)
+    drawn = PolicySamples([], [], [rollout], scores)
+    shown = evaluate._tokens(Params(train=train), policy, critic, tokenizer, drawn, scores, scores, None)
+    for row, response in enumerate(shown):
+        assert response["advantages_observed"] == pytest.approx(expected[row][mask[row]].tolist(), abs=2e-4)
 
 
 def test_numbers_are_those_of_the_models(models) -> None:
@@ -109,12 +137,12 @@ def test_rewards_of_turns_are_advantages_at_the_ends_of_turns(dialogue) -> None:
     tokenizer, policy, rollout = dialogue
     critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=4, seed=0).eval()
     turns = [spans(mask) for mask in rollout.response_mask]
-    observed, clean = ([[value] * len(found) for found in turns] for value in (0.25, 0.5))
+    observed, clean = ([[value] * len(found) for found in turns] for value in (0.3, 0.5))
     responses = read_tokens(policy, critic, tokenizer, rollout, observed, clean, temperature=0.5, gamma=1.0, lam=1.0)
     for row, response in enumerate(responses):
         places = rollout.response_mask[row].nonzero().flatten().tolist()
         steps = [sum(turn.stop > place for turn in turns[row]) for place in places]
         assert len(set(steps)) == 2  # turns to come
         gaps = [c - o for c, o in zip(response["advantages_clean"], response["advantages_observed"], strict=True)]
-        assert gaps == pytest.approx([0.25 * step for step in steps], abs=2e-4)
-        assert (response["observed"], response["clean"]) == (0.5, 1.0) and response["kind"] == "right and rewarded"
+        assert gaps == pytest.approx([0.2 * step for step in steps], abs=2e-4)
+        assert (response["observed"], response["clean"]) == pytest.approx((0.6, 1.0)) and response["kind"] == "right and rewarded"

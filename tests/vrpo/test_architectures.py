@@ -15,7 +15,7 @@ from vrpo.errors import UserError
 from vrpo.models.forward import policy_forward
 from vrpo.models.lm_head import LanguageModelHead
 from vrpo.models.states import after_last_layer, backbone_of, backbone_states, states_width
-from vrpo.rollout.sampler import check_model, generate
+from vrpo.rollout.engines.transformers import check_model, generate
 
 WHOLE = ["OPT-350m like", "Gemma 2", "Phi", "MPT", "LFM2", "Qwen3-MoE"]
 

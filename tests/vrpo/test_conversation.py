@@ -18,7 +18,7 @@ from vrpo.models.forward import policy_forward
 from vrpo.models.supervised import encode_completion
 from vrpo.rewards.experience import new_experience
 from vrpo.rollout.conversation import converse, replies
-from vrpo.rollout.sampler import generation_settings
+from vrpo.rollout.sampler import Sampler, new_sampler
 from vrpo.tasks.dialogue.task import DialogueTask, new_tokenizer
 from vrpo.training.trainer import Trainer
 
@@ -58,9 +58,9 @@ def talk(tokenizer, rows=6, english=False, seed=3, **options):
     problems = task.generate(rows, 0, set())
     policy = tiny_policy(tokenizer, seed=1)
     prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
-    settings = generation_settings(policy, tokenizer, SETTINGS) | {"max_turns": SETTINGS.max_turns} | options
-    rollout = converse(policy, tokenizer, prompts, replies(task.environment, problems), seed=seed, **settings)
-    return task, problems, policy, prompts, settings, rollout
+    sampler = new_sampler(policy, tokenizer, SETTINGS.model_copy(update=options))
+    rollout = converse(sampler, prompts, replies(task.environment, problems), seed=seed)
+    return task, problems, sampler, prompts, rollout
 
 
 def row_tokens(rollout, row):
@@ -78,21 +78,20 @@ def test_turns_alternate(tokenizer) -> None:
         assert not rollout.written[row, turns[-1].stop :].any()
 
 
-def test_a_perfect_assistant_is_sampled_in_the_tokens_it_would_be_taught(tokenizer, monkeypatch) -> None:
+def test_a_perfect_assistant_is_sampled_in_the_tokens_it_would_be_taught(tokenizer) -> None:
     """Rollouts, demonstrations and rewards see the same dialogue: nothing is lost between tokens and text."""
     task = DialogueTask(tokenizer)
     problems = task.generate(8, 0, set())
     scripts = [iter(task.demonstration(row)[::2]) for row in problems]
 
-    def perfect(model, prompts, *, places, **_):
-        said = [[*tokenizer(next(scripts[place]), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for place in places]
-        ids, mask = (part.flip(1) for part in pad_prompts([line[::-1] for line in said], tokenizer.pad_token_id))
-        return Rollout(*pad_prompts(prompts, tokenizer.pad_token_id), ids, mask, torch.zeros(ids.shape))
+    class Perfect(Sampler):
+        def sample(self, prompts, *, seed, places, limits=None):
+            said = [[*tokenizer(next(scripts[place]), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for place in places]
+            ids, mask = (part.flip(1) for part in pad_prompts([line[::-1] for line in said], tokenizer.pad_token_id))
+            return Rollout(*pad_prompts(prompts, tokenizer.pad_token_id), ids, mask, torch.zeros(ids.shape))
 
-    monkeypatch.setattr("vrpo.rollout.conversation.generate", perfect)
     prompts = encode(tokenizer, [task.prompt(row["question"]) for row in problems])
-    settings = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    rollout = converse(None, tokenizer, prompts, replies(task.environment, problems), seed=0, max_turns=10, **settings)
+    rollout = converse(Perfect(None, tokenizer, GenerationConfig()), prompts, replies(task.environment, problems), seed=0)
     texts = decode(tokenizer, rollout)
     assert task.verify(texts, [row["answer"] for row in problems]) == [1.0] * 8
     for row, problem in enumerate(problems):
@@ -101,7 +100,7 @@ def test_a_perfect_assistant_is_sampled_in_the_tokens_it_would_be_taught(tokeniz
 
 
 def test_a_turn_without_end_gets_one_from_the_environment(tokenizer) -> None:
-    _, _, _, _, _, rollout = talk(tokenizer)
+    *_, rollout = talk(tokenizer)
     eos = tokenizer.eos_token_id
     cut = 0
     for row in range(len(rollout)):
@@ -113,9 +112,9 @@ def test_a_turn_without_end_gets_one_from_the_environment(tokenizer) -> None:
 
 
 def test_rows_do_not_depend_on_their_neighbours(tokenizer) -> None:
-    task, problems, policy, prompts, settings, rollout = talk(tokenizer)
+    task, problems, sampler, prompts, rollout = talk(tokenizer)
     for row in (0, 3, 5):
-        alone = converse(policy, tokenizer, [prompts[row]], replies(task.environment, [problems[row]]), seed=3, places=[row], **settings)
+        alone = converse(sampler, [prompts[row]], replies(task.environment, [problems[row]]), seed=3, places=[row])
         assert row_tokens(alone, 0) == row_tokens(rollout, row)
     small = talk(tokenizer, batch_size=2)[-1]
     assert torch.equal(small.responses, rollout.responses) and torch.equal(small.response_mask, rollout.response_mask)
@@ -123,14 +122,14 @@ def test_rows_do_not_depend_on_their_neighbours(tokenizer) -> None:
 
 def test_logprobs_are_those_of_the_whole_dialogue(tokenizer) -> None:
     """Sampling turn by turn and one forward pass over prompt, turns and gaps agree: positions and attention are right."""
-    *_, policy, _, _, rollout = talk(tokenizer)
-    again = policy_forward(policy, rollout, 1.0).logprobs
+    *_, sampler, _, rollout = talk(tokenizer)
+    again = policy_forward(sampler.model, rollout, 1.0).logprobs
     assert (again - rollout.logprobs)[rollout.response_mask].abs().max() < 1e-4
     assert rollout.logprobs[rollout.environment_mask].eq(0).all()
 
 
 def test_a_dialogue_goes_on_from_any_token_with_its_environment(tokenizer) -> None:
-    task, problems, policy, prompts, settings, rollout = talk(tokenizer)
+    task, problems, sampler, prompts, rollout = talk(tokenizer)
     seen = []
 
     def reply(place, turns):
@@ -142,19 +141,19 @@ def test_a_dialogue_goes_on_from_any_token_with_its_environment(tokenizer) -> No
         second = spans(rollout.response_mask[row])[1:2]
         cut = second[0].start + 1 if second else 0  # in the middle of the second turn
         prefixes.append((ids[:cut], own[:cut]))
-    continued = converse(policy, tokenizer, prompts, reply, seed=9, prefixes=prefixes, **settings)
+    continued = converse(sampler, prompts, reply, seed=9, prefixes=prefixes)
     for row, (ids, own) in enumerate(prefixes):
         found_ids, found_own = row_tokens(continued, row)
         assert found_ids[: len(ids)] == ids and found_own[: len(ids)] == own and len(found_ids) > len(ids)
         first = decode(tokenizer, rollout)[row].split(TURN_SEPARATOR)[0]
         assert all(turns[0] == first for place, turns in seen if place == row and ids)
-    fresh = converse(policy, tokenizer, prompts, reply, seed=3, prefixes=[([], [])] * len(prompts), **settings)
+    fresh = converse(sampler, prompts, reply, seed=3, prefixes=[([], [])] * len(prompts))
     assert torch.equal(fresh.responses, rollout.responses)
 
 
 def test_monte_carlo_values_are_those_of_continued_dialogues(tokenizer) -> None:
-    task, problems, policy, prompts, settings, _ = talk(tokenizer)
-    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
+    task, problems, sampler, prompts, _ = talk(tokenizer)
+    critic = ValueModel.from_policy(sampler.model, shared=False, depth=0, latent_size=1, seed=0)
     scored = []
 
     def score(texts):
@@ -162,7 +161,7 @@ def test_monte_carlo_values_are_those_of_continued_dialogues(tokenizer) -> None:
         return [float(len(text.split(TURN_SEPARATOR)) > 1) for text in texts]
 
     reply = replies(task.environment, problems)
-    check = monte_carlo_check(policy, critic, tokenizer, prompts, score, samples=2, seed=0, reply=reply, **settings)
+    check = monte_carlo_check(sampler, critic, prompts, score, samples=2, seed=0, reply=reply)
     assert len(scored) == 12 and check.monte_carlo.shape == (6,)
     assert max(len(text.split(TURN_SEPARATOR)) for text in scored) > 1
 
@@ -220,11 +219,11 @@ def test_rewards_of_turns_stand_at_their_ends(tokenizer) -> None:
 
 
 def test_a_chat_model_talks_through_its_template(chat_tokenizer) -> None:
-    task, problems, policy, _, _, rollout = talk(chat_tokenizer, rows=2, english=True)
+    task, problems, sampler, _, rollout = talk(chat_tokenizer, rows=2, english=True)
     text = chat_tokenizer.decode(rollout.responses[0][rollout.written[0]])
     assert "<|im_end|>\n<|im_start|>user\n" in text and text.count("<|im_start|>assistant\n") == len(spans(rollout.response_mask[0])) - 1
     assert "sorry, what do you mean?" in text  # the user did not understand a random model
-    again = policy_forward(policy, rollout, 1.0).logprobs
+    again = policy_forward(sampler.model, rollout, 1.0).logprobs
     assert (again - rollout.logprobs)[rollout.response_mask].abs().max() < 1e-4
     assert "book_table" in task.prompt(task.generate(40, 0, set())[0]["question"]) or "INTENT" in task.prompt(problems[0]["question"])
 
@@ -241,17 +240,15 @@ def test_a_tokenizer_without_template_is_refused(task, problems, policy, request
 
 def test_a_state_of_a_dialogue_is_worth_the_turns_to_come(tokenizer) -> None:
     """With a reward a turn, what the turns before a state earned is no part of its value."""
-    task, problems, policy, prompts, settings, _ = talk(tokenizer)
-    critic = ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
+    task, problems, sampler, prompts, _ = talk(tokenizer)
+    critic = ValueModel.from_policy(sampler.model, shared=False, depth=0, latent_size=1, seed=0)
     counted = []
 
     def score(texts):
         counted.extend(len(text.split(TURN_SEPARATOR)) for text in texts)
         return [[1.0] * len(text.split(TURN_SEPARATOR)) for text in texts]
 
-    check = monte_carlo_check(
-        policy, critic, tokenizer, prompts, score, samples=2, seed=0, reply=replies(task.environment, problems), **settings
-    )
+    check = monte_carlo_check(sampler, critic, prompts, score, samples=2, seed=0, reply=replies(task.environment, problems))
     whole = torch.tensor(counted).view(-1, 2).float().mean(1)
     assert (check.monte_carlo >= 1).all() and (check.monte_carlo <= whole).all()  # the turn that it is in counts
     assert (check.monte_carlo < whole).any()

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
+from vrpo.config import GenerationConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.text import encode
 from vrpo.metrics.critic import correlation, explained_variance
 from vrpo.metrics.health import health_warnings
 from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
-from vrpo.rollout.sampler import generate
+from vrpo.rollout.sampler import new_sampler
 
 
 def test_explained_variance() -> None:
@@ -36,14 +37,14 @@ def test_slope_is_the_scale_of_values() -> None:
     assert math.isnan(MonteCarloCheck(truth, torch.ones(4)).slope)
 
 
-SAMPLING = {"max_new_tokens": 6, "temperature": 1.0}
+SAMPLING = {"max_new_tokens": 6, "max_turns": 2}
 
 
-def check(policy, tokenizer, problems, score, critic=None, **options) -> MonteCarloCheck:
+def check(policy, tokenizer, problems, score, critic=None, batch_size=256, **options) -> MonteCarloCheck:
     critic = critic or ValueModel.from_policy(policy, shared=False, depth=0, latent_size=1, seed=0)
     prompts = encode(tokenizer, [row["prompt"] for row in problems])
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return monte_carlo_check(policy, critic, tokenizer, prompts, score, seed=0, **SAMPLING, **ends, **options)
+    sampler = new_sampler(policy, tokenizer, GenerationConfig(**SAMPLING, batch_size=batch_size))
+    return monte_carlo_check(sampler, critic, prompts, score, seed=0, **options)
 
 
 def test_monte_carlo_check_scores_prefix_and_continuation_together(policy, tokenizer, problems) -> None:
@@ -87,7 +88,7 @@ def test_shares_and_batches_of_a_monte_carlo_check_are_the_whole(policy, tokeniz
     """Each process does its states, with as many rows together as `batch_size` allows."""
     if dialogue:
         tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}.{% endfor %}"
-    options = {"samples": 3, "reply": (lambda place, turns: "1+" if len(turns) < 2 else None) if dialogue else None, "max_turns": 2}
+    options = {"samples": 3, "reply": (lambda place, turns: "1+" if len(turns) < 2 else None) if dialogue else None}
     try:
         parts = [
             check(policy, tokenizer, problems[rows.start : rows.stop], lengths, places=rows, batch_size=2, **options)
@@ -112,14 +113,14 @@ def test_a_state_is_worth_what_is_earned_after_it(policy, tokenizer, problems) -
     assert whole.monte_carlo.eq(1.0).all() and discounted.monte_carlo.min() < 0.5
 
 
-def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tokenizer, problems, monkeypatch) -> None:
+def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tokenizer, problems) -> None:
     prompts = encode(tokenizer, [row["prompt"] for row in problems[:12]])
-    settings = {"max_new_tokens": 6, "temperature": 1.0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    asked = []
+    asked, sampler = [], new_sampler(policy, tokenizer, GenerationConfig(**SAMPLING))
+    sample = sampler.sample
 
-    def recorded(model, rows, **options):
+    def recorded(rows, **options):
         asked.append(rows)
-        return generate(model, rows, **options)
+        return sample(rows, **options)
 
     class Counter:
         """A critic whose value is the number of response tokens so far."""
@@ -127,10 +128,8 @@ def test_monte_carlo_check_reads_the_value_of_the_state_it_continues(policy, tok
         def read(self, rollout, batch_size):
             return torch.arange(rollout.responses.shape[1]).float().expand(len(rollout), -1)
 
-    monkeypatch.setattr("vrpo.rollout.conversation.generate", recorded)
-    check = monte_carlo_check(
-        policy, Counter(), tokenizer, prompts, lambda responses: [1.0] * len(responses), samples=2, seed=0, **settings
-    )
+    sampler.sample = recorded
+    check = monte_carlo_check(sampler, Counter(), prompts, lambda responses: [1.0] * len(responses), samples=2, seed=0)
     kept = [len(state) - len(prompt) for state, prompt in zip(asked[1][::2], prompts, strict=True)]
     assert check.values.tolist() == kept and len(set(kept)) > 2
 

@@ -7,7 +7,7 @@ from vrpo.data.text import decode, encode
 from vrpo.errors import UserError
 from vrpo.rollout import samples as evaluation
 from vrpo.rollout.conversation import converse
-from vrpo.rollout.sampler import generation_settings
+from vrpo.rollout.sampler import new_sampler
 from vrpo.rollout.samples import accuracy, sample_texts
 from vrpo.seeding import derive_seed
 
@@ -24,7 +24,8 @@ def test_samples_do_not_depend_on_the_generation_batch_size(policy, tokenizer, p
 
     def texts(batch_size: int) -> list[list[str]]:
         generation = GenerationConfig(max_new_tokens=5, max_turns=2, batch_size=batch_size)
-        found, rollouts = sample_texts(policy, tokenizer, prompts, 2, generation, seed=("test",), reply=reply if dialogue else None)
+        sampler = new_sampler(policy, tokenizer, generation)
+        found, rollouts = sample_texts(sampler, prompts, 2, seed=("test",), reply=reply if dialogue else None)
         assert [text for group in found for text in group] == [text for rollout in rollouts for text in decode(tokenizer, rollout)]
         assert max(map(len, rollouts)) <= min(batch_size, 8)
         return found
@@ -36,9 +37,9 @@ def test_samples_do_not_depend_on_the_generation_batch_size(policy, tokenizer, p
 
 def test_a_batch_of_512_draws_what_it_always_drew(policy, tokenizer, problems) -> None:
     prompts, generation = [row["prompt"] for row in problems] * 14, GenerationConfig(max_new_tokens=3)  # 560 rows, two chunks
-    found, _ = sample_texts(policy, tokenizer, prompts, 1, generation, seed=("test", 1))
-    settings = generation_settings(policy, tokenizer, generation)
-    tail = converse(policy, tokenizer, encode(tokenizer, prompts[512:]), seed=derive_seed("test", 1, 512), **settings)
+    sampler = new_sampler(policy, tokenizer, generation)
+    found, _ = sample_texts(sampler, prompts, 1, seed=("test", 1))
+    tail = converse(sampler, encode(tokenizer, prompts[512:]), seed=derive_seed("test", 1, 512))
     assert [text for (text,) in found[512:]] == decode(tokenizer, tail)
 
 

@@ -6,7 +6,7 @@ import torch
 from vrpo.config import GenerationConfig
 from vrpo.data.text import decode, encode
 from vrpo.models.forward import policy_forward
-from vrpo.rollout.sampler import generate, generation_settings
+from vrpo.rollout.engines.transformers import generate, generation_settings
 
 SETTINGS = {"max_new_tokens": 12, "temperature": 0.7}
 
@@ -78,3 +78,10 @@ def test_decode_leaves_out_padding_and_eos(policy, tokenizer, problems) -> None:
     for text, length in zip(decode(tokenizer, rollout), rollout.lengths.tolist(), strict=True):
         assert "<" not in text
         assert len(text) <= length
+
+
+def test_programs_of_before_the_rooms_find_the_same_function() -> None:
+    from vrpo.generation import decode as old_decode
+    from vrpo.generation import generate as old_generate
+
+    assert old_generate is generate and old_decode is decode

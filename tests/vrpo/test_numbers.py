@@ -17,6 +17,7 @@ from vrpo.metrics.critic import correlation, explained_variance
 from vrpo.metrics.health import finite_metrics, health_warnings
 from vrpo.metrics.rollout import reward_rounding
 from vrpo.models.forward import policy_forward
+from vrpo.rollout.sampler import new_sampler
 from vrpo.rollout.samples import sample_texts
 
 SIZES = [0.1, 12.3, -100.1, 1e6 + 0.3, 1e-30, 3e-41]
@@ -148,7 +149,7 @@ def test_suppressed_tokens_have_no_entropy_and_no_gradient(policy, tokenizer, pr
     bias[:4] = -math.inf
     policy.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias)
     generation = GenerationConfig(max_new_tokens=6, temperature=0.1)
-    _, (rollout,) = sample_texts(policy, tokenizer, [row["prompt"] for row in problems[:6]], 2, generation, seed=(0,))
+    _, (rollout,) = sample_texts(new_sampler(policy, tokenizer, generation), [row["prompt"] for row in problems[:6]], 2, seed=(0,))
     assert (rollout.responses[rollout.response_mask] >= 4).all()
     output = policy_forward(policy, rollout, 0.1)
     masked_mean(output.logprobs, rollout.response_mask).backward()
@@ -300,7 +301,7 @@ def test_sampling_without_a_distribution_stops_and_says_why(tokenizer, problems,
     spoil(policy)
     generation = GenerationConfig(max_new_tokens=4, temperature=temperature)
     with torch.autocast("cpu", dtype=kind, enabled=kind != torch.float32), pytest.raises(UserError, match=cause) as error:
-        sample_texts(policy, tokenizer, [problems[0]["prompt"]], 2, generation, seed=(0,))
+        sample_texts(new_sampler(policy, tokenizer, generation), [problems[0]["prompt"]], 2, seed=(0,))
     assert "logits of the next token are not finite" in str(error.value) and ("learning_rate" in str(error.value)) == (
         spoil is too_large_for_all
     )

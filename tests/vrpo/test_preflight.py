@@ -11,7 +11,8 @@ from vrpo.data.text import encode
 from vrpo.errors import UserError
 from vrpo.models.supervised import encode_completion, fit_demonstrations
 from vrpo.rollout.conversation import converse
-from vrpo.rollout.sampler import generate, generation_settings
+from vrpo.rollout.engines.transformers import generate, generation_settings
+from vrpo.rollout.sampler import new_sampler
 from vrpo.rollout.samples import sample_texts
 from vrpo.training.trainer import Trainer
 
@@ -41,7 +42,7 @@ def test_prompts_that_become_no_tokens_are_named(policy, own_tokenizer) -> None:
     with pytest.raises(UserError, match="validation data, row 0: becomes no tokens"):
         new_trainer(policy, own_tokenizer, ["1+1.:"], validation=[" "])
     with pytest.raises(UserError, match="prompt 1: becomes no tokens"):
-        sample_texts(policy, own_tokenizer, ["1+1.:", " "], 1, GenerationConfig(), seed=(0,))
+        sample_texts(new_sampler(policy, own_tokenizer, GenerationConfig()), ["1+1.:", " "], 1, seed=(0,))
 
 
 def test_the_value_of_a_text_without_tokens_is_an_empty_list(policy, tokenizer) -> None:
@@ -66,19 +67,21 @@ def test_texts_longer_than_the_models_positions_are_named(policy, tokenizer, pos
 
 def test_sampling_beyond_trained_positions_is_told_where_there_are_numbers_and_refused_where_not(policy, tokenizer, caplog) -> None:
     settings = GenerationConfig(max_new_tokens=8)
-    texts, _ = sample_texts(policy, tokenizer, ["1" * 60, "1" * 61], 1, settings, seed=(0,))
+    texts, _ = sample_texts(new_sampler(policy, tokenizer, settings), ["1" * 60, "1" * 61], 1, seed=(0,))
     assert len(texts) == 2 and sum("prompt 0: 60 tokens" in record.message for record in caplog.records) == 1
     with pytest.raises(UserError, match="prompt 0: 60 tokens"):
-        sample_texts(absolute_positions(tokenizer), tokenizer, ["1" * 60], 1, settings, seed=(0,))
+        sample_texts(new_sampler(absolute_positions(tokenizer), tokenizer, settings), ["1" * 60], 1, seed=(0,))
 
 
 def test_a_dialogue_that_outgrows_a_table_of_positions_is_a_clear_error(own_tokenizer) -> None:
     model, prompts = absolute_positions(own_tokenizer), encode(own_tokenizer, ["1+1.:", "1+1+1.:"])
     own_tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}:{% endfor %}"
-    settings = {"max_new_tokens": 40, "eos_token_id": [], "pad_token_id": 0, "temperature": 1.0}
+    sampler = new_sampler(model, own_tokenizer, GenerationConfig(max_new_tokens=40, max_turns=3))
+    sampler.ends = []
     with pytest.raises(UserError, match="grew beyond the model's 64 positions"):
-        converse(model, own_tokenizer, prompts, lambda place, turns: "0", seed=0, max_turns=3, **settings)
-    whole = generate(model, prompts, seed=0, **settings | {"max_new_tokens": 57})  # 7 + 57 fill the table to the last position
+        converse(sampler, prompts, lambda place, turns: "0", seed=0)
+    sampler.generation = GenerationConfig(max_new_tokens=57)  # 7 + 57 fill the table to the last position
+    whole = sampler.sample(prompts, seed=0)
     assert whole.responses.shape == (2, 57)
 
 
@@ -101,7 +104,7 @@ def test_tokens_without_a_row_in_the_embedding_are_named(policy, own_tokenizer) 
     ):
         new_trainer(policy, own_tokenizer, ["1+1.:", "<think>1+1.:"])
     with pytest.raises(UserError, match="prompt 0: holds token 18"):
-        sample_texts(policy, own_tokenizer, ["<think>"], 1, GenerationConfig(), seed=(0,))
+        sample_texts(new_sampler(policy, own_tokenizer, GenerationConfig()), ["<think>"], 1, seed=(0,))
     own_tokenizer.pad_token = "<think>"
     with pytest.raises(UserError, match="pad_token '<think>' has id 18"):
         new_trainer(policy, own_tokenizer, ["1+1.:"])

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,6 +67,31 @@ def test_a_kill_in_the_value_warm_up_loses_one_pass_at_most_and_no_bit(tokenizer
         assert steps.count(0) == 2 * (4 - saves)  # two a pass; those that were done are not done again
         assert asked.count(0) == 2  # validation and Monte Carlo; the rollouts are not scored again
         asked.clear()
+
+
+def test_passes_that_were_kept_through_a_kill_do_not_lose_their_seconds(tokenizer, problems, tmp_path, monkeypatch) -> None:
+    """By a clock that moves at optimiser steps alone, one second each."""
+    now = [0.0]
+    monkeypatch.setattr("vrpo.timing.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def slow(**options):
+        run = trainer(tokenizer, problems, "ppo", changes={"critic": {"warmup_epochs": 3}}, **options)
+        step = run.updater.step
+
+        def counted(*arguments):
+            now[0] += 1.0
+            return step(*arguments)
+
+        run.updater.step = counted
+        return run
+
+    unbroken = slow()
+    unbroken.run()
+    for saves in (1, 2, 3, 4, 5):  # after the rollouts, after each pass, after the warm-up
+        killed(slow(checkpoint=tmp_path / f"{saves}"), saves)
+        resumed = slow(checkpoint=tmp_path / f"{saves}")
+        resumed.run()
+        assert resumed.timer.seconds["update"] == pytest.approx(unbroken.timer.seconds["update"]), saves
 
 
 def test_settings_of_memory_may_change_between_kill_and_resumption(tokenizer, problems, tmp_path) -> None:

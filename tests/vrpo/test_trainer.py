@@ -131,6 +131,19 @@ def test_unscored_responses_leave_every_loss_and_are_counted(tokenizer, problems
     assert experience.response_mask.tolist() == [[True] * 3, [False] * 3]
 
 
+def test_a_minibatch_without_a_scored_token_is_no_update_and_enters_no_mean(tokenizer, problems) -> None:
+    found = []
+    for steps in (1, 4):  # with four, three hold nothing
+        run = trainer(tokenizer, problems, "vrpo")
+        experience, _ = run.collect(problems[:16], [0] * 16, iteration=1)
+        one = torch.arange(16)[:, None] == 3
+        masks = {name: getattr(experience, name) & one for name in ("response_mask", "entropy_mask", "surprisal_mask")}
+        metrics = run.update(replace(experience, **masks), 1, steps=steps, policy_epochs=1, critic_epochs=1)
+        assert run.policy_updates == 1 and metrics["policy/entropy"] > 0 and metrics["policy/grad_norm"] > 0
+        found.append(metrics)
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_rewards_that_are_wrong_in_kind_stop_the_run_with_a_name(tokenizer, problems) -> None:
     with pytest.raises(UserError, match="reward 0 in iteration 0 is nan"):
         trainer(tokenizer, problems, "ppo", reward=lambda prompts, responses, **_: [float("nan")] * len(responses)).run()

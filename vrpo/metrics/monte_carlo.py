@@ -16,6 +16,7 @@ from vrpo.data.masking import masked_centred
 from vrpo.data.text import decode
 from vrpo.metrics.critic import correlation
 from vrpo.rollout.conversation import Reply, converse
+from vrpo.rollout.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ class MonteCarloCheck:
 
 @torch.no_grad()
 def monte_carlo_check(
-    policy: Any,
+    sampler: Sampler,
     critic: ValueModel,
-    tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     score: Callable[[list[str]], Sequence[Any]],
     *,
@@ -68,21 +68,18 @@ def monte_carlo_check(
     reply: Reply | None = None,
     places: range | None = None,
     gamma: float = 1.0,
-    batch_size: int = 256,
-    **generation: Any,
 ) -> MonteCarloCheck:
     """Compare V(s) with the mean clean return of `samples` fresh continuations, at one random state of one rollout per prompt.
 
     Args:
-        policy, critic: models on one device.
+        sampler: of the policy. A continuation ends where the policy would have ended the response.
+        critic: reads as many rows together as the sampler decodes.
         prompts: N lists of token ids.
         score: clean reward of whole responses (texts, see `decode`), one list of N * samples (see `vrpo.rewards.calling.Score`); responses to one
             prompt stand together. What was earned before a state is no part of its return; KL penalties in the reward are left out.
         reply: environment of a dialogue, in which continuations go on (see `converse`).
         places: of the prompts among all that `seed` fixes, when other processes have the others; by default 0 ... N - 1.
         gamma: discount.
-        batch_size: rows decoded, and read by the critic, together.
-        generation: further arguments of `converse`. A continuation ends where the policy would have ended the response.
 
     Returns:
         The check, without states none of whose continuations could be scored.
@@ -92,7 +89,7 @@ def monte_carlo_check(
     if not prompts:
         return MonteCarloCheck(torch.zeros(0), torch.zeros(0))
     places = range(len(prompts)) if places is None else places
-    rollout = converse(policy, tokenizer, prompts, reply, seed=seed, places=places, batch_size=batch_size, **generation)
+    rollout = converse(sampler, prompts, reply, seed=seed, places=places)
     draws = torch.rand(places.stop, generator=torch.Generator().manual_seed(seed + 1))[places.start :]
     chosen = (draws * rollout.lengths).long()  # of the policy's tokens
     cuts = torch.tensor([int(mask.nonzero()[place, 0]) for mask, place in zip(rollout.response_mask, chosen, strict=True)])
@@ -100,21 +97,18 @@ def monte_carlo_check(
         (rollout.responses[row, :cut].tolist(), rollout.response_mask[row, :cut].tolist()) for row, cut in enumerate(cuts.tolist())
     ]
     continued = converse(
-        policy,
-        tokenizer,
+        sampler,
         [prompt for prompt in prompts for _ in range(samples)],
         None if reply is None else lambda place, turns: reply(place // samples, turns),
         seed=seed + 2,
         places=range(places.start * samples, places.stop * samples),
         prefixes=[prefix for prefix in prefixes for _ in range(samples)],
-        batch_size=batch_size,
-        **generation,
     )
-    scores = score(decode(tokenizer, continued))
+    scores = score(decode(sampler.tokenizer, continued))
     earned = returns_to_go(token_rewards(scores, continued.response_mask), continued.response_mask, gamma)
     returns = earned.gather(1, cuts.repeat_interleave(samples)[:, None])[:, 0]
     returns[torch.tensor([value is None for value in scores])] = math.nan
     monte_carlo = returns.view(-1, samples).nanmean(1)
     known = monte_carlo.isfinite()
-    values = critic.read(rollout, batch_size).gather(1, cuts[:, None])[:, 0]
+    values = critic.read(rollout, sampler.generation.batch_size).gather(1, cuts[:, None])[:, 0]
     return MonteCarloCheck(values[known], monte_carlo[known])

@@ -1,7 +1,8 @@
-"""Statistics of studies: bootstrap intervals over seeds, interquartile means, paired differences, shares of a headroom."""
+"""Statistics of reports, studies and benchmarks: intervals, interquartile means, paired differences, areas, pass@k, shares of a headroom."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -10,6 +11,19 @@ import numpy as np
 
 RESAMPLES = 9999
 Seed = Hashable  # whatever names what two results share
+
+
+def interval(values: list[float], confidence: float) -> dict[str, Any]:
+    """Mean of independent values with its Student t interval; `ci95` is None for fewer than two values."""
+    from scipy import stats
+
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return {"mean": mean, "ci95": None, "n": count}
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+    return {"mean": mean, "ci95": [mean - half, mean + half], "n": count}
 
 
 def bootstrap(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
@@ -88,3 +102,15 @@ def headroom_share(method: dict[Seed, float], floor: dict[Seed, float], ceiling:
         found = stats.bootstrap(rows, share, paired=True, vectorized=True, n_resamples=RESAMPLES, method="percentile", rng=0)
     ci95 = [float(bound) for bound in found.confidence_interval]
     return {"mean": float(share(*rows)), "ci95": ci95, "n": len(seeds)} if np.isfinite(ci95).all() else None
+
+
+def area(curve: tuple[list[float], list[float]], low: float, high: float) -> float:
+    """Mean height of a piecewise linear curve between two x values (area under the curve over its width)."""
+    x = np.unique([low, high, *(value for value in curve[0] if low < value < high)])
+    y = np.interp(x, *curve)
+    return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (high - low))
+
+
+def pass_at(k: int, correct: int, samples: int) -> float:
+    """Unbiased chance that at least one of `k` samples is right, from `correct` of `samples` (Chen et al. 2021, equation 1)."""
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)

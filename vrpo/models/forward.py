@@ -54,3 +54,13 @@ def policy_forward(policy: Any, rollout: Rollout, temperature: float, hidden: bo
         # A suppressed token has logit -inf and adds nothing: 0 * -inf would be NaN.
         entropy = -(distribution.exp() * distribution.clamp(min=torch.finfo(distribution.dtype).min)).sum(-1)
     return PolicyOutput(logprobs, entropy, response_states(states[-1], length) if hidden else None)
+
+
+@torch.no_grad()
+def read_logprobs(policy: Any, rollout: Rollout, temperature: float, batch_size: int) -> Tensor:
+    """Log-probabilities of the responses' tokens, float32 [B, T] on the CPU, 0 where masked."""
+    logprobs = torch.zeros(rollout.responses.shape)
+    for rows in rollout.micro_batches(batch_size):
+        micro = rollout[rows].trim().to(policy.device)
+        logprobs[rows, : micro.responses.shape[1]] = policy_forward(policy, micro, temperature).logprobs.float().cpu()
+    return torch.where(rollout.response_mask, logprobs, 0.0)

@@ -50,7 +50,7 @@ def check_decoding(model: Any, decode: Decode) -> None:
 
     Args:
         model: causal LM.
-        decode: `vrpo.rollout.sampler`'s, of one padded batch.
+        decode: `vrpo.rollout.engines.transformers`'s, of one padded batch.
 
     Raises:
         UserError: they differ, or fail.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vrpo.data.batch import Rollout
 from vrpo.data.text import pad_prompts, spans, turn_bridge
-from vrpo.rollout.sampler import generate
+from vrpo.rollout.sampler import Sampler
 from vrpo.seeding import derive_seed
 
 Environment = Callable[[dict[str, Any], list[str]], str | None]
@@ -30,30 +30,26 @@ def replies(environment: Environment | None, rows: Sequence[dict[str, Any]]) -> 
 
 @torch.no_grad()
 def converse(
-    model: Any,
-    tokenizer: Any,
+    sampler: Sampler,
     prompts: Sequence[Sequence[int]],
     reply: Reply | None = None,
     *,
     seed: int,
-    max_turns: int = 1,
     places: Sequence[int] | None = None,
     prefixes: Sequence[tuple[list[int], list[bool]]] | None = None,
-    **generation: Any,
 ) -> Rollout:
-    """Sample one response per prompt, of up to `max_turns` turns where `reply` answers them. Without `reply` it is `generate`.
+    """Sample one response per prompt, of up to `generation.max_turns` turns where `reply` answers them; a dialogue cut there has no last
+    reply. Without `reply` it is `Sampler.sample`.
 
     Args:
-        model, tokenizer: of the policy.
+        sampler: of the policy.
         prompts: B lists of token ids.
         reply: environment of the batch (see `replies`); its first argument counts the rows of this call.
         seed: fixes the samples, each row's on its own: which dialogues run beside it changes nothing.
-        max_turns: of the policy; a dialogue cut here has no last reply.
-        places: see `generate`.
+        places: see `Sampler.sample`.
         prefixes: begun responses to go on from, token ids and which of them the policy wrote. A turn that is cut in the middle is
-            finished first, where the policy would have ended it: its beginning counts into `max_new_tokens`, and must leave room.
-            Log-probabilities are 0 on a prefix.
-        generation: further arguments of `generate`; `max_new_tokens` is that of a turn.
+            finished first, where the policy would have ended it: its beginning counts into the turn's `max_new_tokens`, and must leave
+            room. Log-probabilities are 0 on a prefix.
 
     Returns:
         Rollout on the CPU, T = the longest response, prefixes included.
@@ -61,26 +57,23 @@ def converse(
     if not prompts:  # a process without a share of the rows
         return Rollout.empty()
     if reply is None and prefixes is None:
-        return generate(model, prompts, seed=seed, places=places, **generation)
-    count = len(prompts)
+        return sampler.sample(prompts, seed=seed, places=places)
+    count, tokenizer, max_turns = len(prompts), sampler.tokenizer, sampler.generation.max_turns
     places = range(count) if places is None else places
-    stops = generation["eos_token_id"]
-    stops = {stops} if isinstance(stops, int) else set(stops)
+    stops, longest = set(sampler.ends), sampler.generation.max_new_tokens
     bridge = turn_bridge(tokenizer) if reply is not None else None
     ids = [list(tokens) for tokens, _ in prefixes] if prefixes else [[] for _ in range(count)]
     own = [list(mask) for _, mask in prefixes] if prefixes else [[] for _ in range(count)]
     logprobs = [[0.0] * len(tokens) for tokens in ids]
     turns, started = _begun_turns(tokenizer, ids, own)
-    limits = [generation["max_new_tokens"] - len(tokens) + start for tokens, start in zip(ids, started, strict=True)] if prefixes else None
+    limits = [longest - len(tokens) + start for tokens, start in zip(ids, started, strict=True)] if prefixes else None
     running = list(range(count))
     for turn in range(max_turns):
-        part = generate(
-            model,
+        part = sampler.sample(
             [[*prompts[row], *ids[row]] for row in running],
             seed=seed if turn == 0 else derive_seed(seed, turn),
             places=[places[row] for row in running],
             limits=limits if turn == 0 else None,
-            **generation,
         )
         lengths = part.lengths.tolist()
         for index, row in enumerate(running):
@@ -107,7 +100,7 @@ def converse(
         running = going
         if not running:
             break
-    return _rollout(prompts, ids, own, logprobs, generation["pad_token_id"], dialogue=reply is not None)
+    return _rollout(prompts, ids, own, logprobs, sampler.pad, dialogue=reply is not None)
 
 
 def _begun_turns(tokenizer: Any, ids: list[list[int]], own: list[list[bool]]) -> tuple[list[list[str]], list[int]]:

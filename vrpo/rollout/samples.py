@@ -10,24 +10,21 @@ from typing import Any
 
 import torch
 
-from vrpo.config import GenerationConfig
 from vrpo.data.batch import Rollout
 from vrpo.data.text import decode, encode
 from vrpo.errors import UserError
 from vrpo.models.limits import check_prompts
 from vrpo.rollout.conversation import Reply, converse, replies
-from vrpo.rollout.sampler import generation_settings
+from vrpo.rollout.sampler import Sampler
 from vrpo.seeding import derive_seed
 
 SEEDED = 512  # rows whose samples one seed fixes
 
 
 def sample_texts(
-    model: Any,
-    tokenizer: Any,
+    sampler: Sampler,
     prompts: Sequence[str],
     samples: int,
-    generation: GenerationConfig,
     *,
     seed: tuple[object, ...],
     reply: Reply | None = None,
@@ -47,20 +44,19 @@ def sample_texts(
     """
     from tqdm import tqdm
 
-    settings = generation_settings(model, tokenizer, generation)
-    encoded = encode(tokenizer, prompts)
-    check_prompts(model, tokenizer, encoded, generation.max_new_tokens)
+    encoded = encode(sampler.tokenizer, prompts)
+    check_prompts(sampler.model, sampler.tokenizer, encoded, sampler.generation.max_new_tokens)
     repeated = [ids for ids in encoded for _ in range(samples)]
     texts: list[str] = []
     rollouts = []
     with tqdm(total=len(repeated), desc=progress, unit="response", disable=progress is None) as bar:
-        bounds = sorted({*range(0, len(repeated), SEEDED), *range(0, len(repeated), generation.batch_size)})
+        bounds = sorted({*range(0, len(repeated), SEEDED), *range(0, len(repeated), sampler.generation.batch_size)})
         for start, stop in pairwise([*bounds, len(repeated)]):
             first = start - start % SEEDED
-            options = {"seed": derive_seed(*seed, first), "places": range(start - first, stop - first), "max_turns": generation.max_turns}
+            options = {"seed": derive_seed(*seed, first), "places": range(start - first, stop - first)}
             answer = None if reply is None else partial(_reply_to_sample, reply, start, samples)
-            rollouts.append(converse(model, tokenizer, repeated[start:stop], answer, **options, **settings))
-            texts += decode(tokenizer, rollouts[-1])
+            rollouts.append(converse(sampler, repeated[start:stop], answer, **options))
+            texts += decode(sampler.tokenizer, rollouts[-1])
             bar.update(stop - start)
     return [texts[i : i + samples] for i in range(0, len(texts), samples)], rollouts
 
@@ -93,12 +89,10 @@ class PolicySamples:
     details: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def draw(
-        cls, policy: Any, tokenizer: Any, task: Any, rows: list[dict[str, Any]], samples: int, generation: GenerationConfig, seed: int
-    ) -> PolicySamples:
+    def draw(cls, sampler: Sampler, task: Any, rows: list[dict[str, Any]], samples: int, seed: int) -> PolicySamples:
         prompts = [task.prompt(row["question"]) for row in rows]
         settings = {"seed": ("evaluate", seed), "reply": task_replies(task, rows), "progress": "evaluate"}
-        texts, rollouts = sample_texts(policy, tokenizer, prompts, samples, generation, **settings)
+        texts, rollouts = sample_texts(sampler, prompts, samples, **settings)
         answers = [row["answer"] for row in rows]
         return cls(rows, texts, rollouts, verify_samples(task, texts, answers), task.details(texts, answers))
 

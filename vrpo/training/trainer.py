@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,14 +35,15 @@ from vrpo.metrics.critic import latent_metrics
 from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings
 from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
 from vrpo.metrics.rollout import experience_metrics
-from vrpo.models.forward import policy_forward
+from vrpo.models.forward import policy_forward, read_logprobs
 from vrpo.models.loading import load_policy, refuse_non_finite, save_model
 from vrpo.models.lora import add_lora, without_lora
 from vrpo.models.recompute import recompute_layers
 from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
 from vrpo.rewards.experience import new_experience, repeats
 from vrpo.rollout.conversation import Environment, converse, replies
-from vrpo.rollout.sampler import check_model, generation_settings
+from vrpo.rollout.engines.transformers import check_model
+from vrpo.rollout.sampler import new_sampler
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.training.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
@@ -143,6 +144,7 @@ class Trainer:
             self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
             if self.critic is not None and config.critic.backbone == "separate":
                 self.critic.backbone = add_lora(self.critic.backbone, config.lora, derive_seed(seed, "critic lora"))
+        self.sampler = new_sampler(self.policy, tokenizer, self.generation)
         self.updater = Updater(
             config,
             self.policy,
@@ -255,12 +257,17 @@ class Trainer:
         """One response per row from the current policy."""
         prompts = encode(self.tokenizer, [row["prompt"] for row in rows])
         mine = self.processes.share(len(prompts))
-        settings = generation_settings(self.policy, self.tokenizer, self.generation)
-        reply, turns = replies(self.environment, rows[mine]), self.generation.max_turns
+        self.sampler.update(self._weights(), self.policy_updates)
         with self.updater.autocast():
             places = range(mine.start, mine.stop)
-            part = converse(self.policy, self.tokenizer, prompts[mine], reply, seed=seed, places=places, max_turns=turns, **settings)
+            part = converse(self.sampler, prompts[mine], replies(self.environment, rows[mine]), seed=seed, places=places)
+            if not self.sampler.exact_logprobs:
+                found = read_logprobs(self.policy, part, self.generation.temperature, self.config.micro_batch_size)
+                part = replace(part, logprobs=found)
         return Rollout.concatenate(self.processes.gather(part))
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from without_lora(self.policy).state_dict().items()
 
     def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
         """One score per response (see `call_reward`)."""
@@ -329,9 +336,8 @@ class Trainer:
         own = slice(mine.start * samples, mine.stop * samples)
         with self.updater.autocast():
             check = monte_carlo_check(
-                self.policy,
+                self.sampler,
                 self.critic,
-                self.tokenizer,
                 encode(self.tokenizer, [row["prompt"] for row in rows[mine]]),
                 lambda texts: call_reward(reward, repeated[own], texts, step, repeats(repeated)[own], self.config.reward_timeout),
                 samples=samples,
@@ -339,8 +345,6 @@ class Trainer:
                 reply=replies(self.environment, rows[mine]),
                 places=range(mine.start, mine.stop),
                 gamma=self.config.gamma,
-                max_turns=self.generation.max_turns,
-                **generation_settings(self.policy, self.tokenizer, self.generation),
             )
         return MonteCarloCheck.concatenate(self.processes.gather(check))
 
@@ -351,7 +355,7 @@ class Trainer:
         meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
         meta |= {
             "health": [asdict(warning) for warning in self.health],
-            "seconds": self.timer.seconds,
+            "seconds": self.timer.so_far(),
             "scaler": self.updater.scaler.state_dict(),
             "code": code_digest(),
         }

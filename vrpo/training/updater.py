@@ -120,7 +120,8 @@ class Updater:
     ) -> dict[str, float]:
         """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps.
 
-        In float16 also the number of steps that were skipped; `on_policy_step` is not called for these.
+        In float16 also the number of steps that were skipped; `on_policy_step` is not called for these. A minibatch without a scored
+        token is no step.
         With the `progress` of an update that was stopped between two passes it goes on from there; `on_epoch` is called after each.
         """
         progress = progress or Progress()
@@ -131,6 +132,8 @@ class Updater:
             if train_critic and len(self.critic.head.encoders):
                 experience = replace(experience, latent_noise=self.latent_noise(experience, iteration, epoch))
             for rows in order.tensor_split(steps):
+                if not experience.response_mask[rows].any():  # nothing of it is scored: no step, and no zeros in the means
+                    continue
                 metrics = self.step(experience[rows], iteration, train_policy, train_critic)
                 if train_policy and not metrics.get("policy/skipped_steps"):
                     on_policy_step()
