@@ -13,7 +13,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.overlays import read_yaml, resolve
 from vrpo.config import (
-    GROUPED,
     Count,
     GenerationConfig,
     Method,
@@ -28,6 +27,7 @@ from vrpo.config import (
     distinct,
 )
 from vrpo.errors import UserError
+from vrpo.kinds import find
 
 Domain = Literal["math", "science", "dialogue"]
 
@@ -162,8 +162,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _groups_have_several(self) -> Params:
-        grouped = [method for method in self.methods if method in GROUPED]
-        if grouped and self.train.group_size == 1:
+        if self.train.group_size == 1 and (grouped := [name for name in self.methods if find("algorithms", name, "methods").grouped]):
             raise ValueError(
                 f"train.group_size = 1: {grouped[0]} compares the responses to one prompt with each other; use 2 or more, or take "
                 f"{' and '.join(grouped)} out of methods"

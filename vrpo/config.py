@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model
 from pydantic_core import PydanticCustomError
 
 from vrpo.errors import UserError as UserError  # what every setting's error is
+from vrpo.kinds import names
 
 T = TypeVar("T")
 
@@ -32,8 +33,7 @@ Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what every random number generator here takes
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
-GROUPED = {"grpo", "dr_grpo", "rloo"}  # methods that compare the responses to one prompt with each other
-Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
+Method = Literal[names("algorithms")]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 

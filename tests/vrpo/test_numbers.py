@@ -76,7 +76,7 @@ def test_rewards_of_turns_in_another_order_are_the_same_score(tokenizer, problem
     mask = torch.ones(4, 3, dtype=torch.bool)
     rewards = torch.tensor([[0.1, 0.2, 0.4], [0.1, 0.4, 0.2], [0.2, 0.4, 0.1], [0.2, 0.1, 0.4]])
     assert len(set(rewards.sum(1).tolist())) > 1  # as float32 adds them up
-    advantages, _ = run.algorithm.estimate(replace(experience, response_mask=mask), rewards)
+    advantages, _ = run.algorithm.advantages(replace(experience, response_mask=mask), rewards)
     assert (advantages == 0).all()
 
 
@@ -308,13 +308,13 @@ def test_sampling_without_a_distribution_stops_and_says_why(tokenizer, problems,
 
 def overflowing(run, times: float) -> None:
     """Multiply a run's advantages, so that gradients overflow float16."""
-    estimate = run.algorithm.estimate
+    estimate = run.algorithm.advantages
 
     def huge(experience, rewards):
         advantages, returns = estimate(experience, rewards)
         return advantages * times, returns
 
-    run.algorithm.estimate = huge
+    run.algorithm.advantages = huge
 
 
 def test_a_float16_run_that_never_steps_ends_as_an_error_and_skipped_steps_are_counted(tokenizer, problems, caplog) -> None:

@@ -141,13 +141,13 @@ def test_rewards_that_are_wrong_in_kind_stop_the_run_with_a_name(tokenizer, prob
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tokenizer, problems, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
     run = trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"lr_warmup": 0})
-    spoil = run.algorithm.estimate
+    spoil = run.algorithm.advantages
 
     def estimate(experience, rewards):
         advantages, returns = spoil(experience, rewards)
         return advantages * (float("nan") if run.iteration >= 1 else 1.0), returns
 
-    run.algorithm.estimate = estimate
+    run.algorithm.advantages = estimate
     with pytest.raises(UserError, match="policy's gradient is nan in iteration 2.*the advantages of the responses hold NaN"):
         run.run()
     assert trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"lr_warmup": 0}).run()[-1]["iteration"] == 3

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vrpo.algorithms.choice import find_algorithm
+from vrpo.algorithms.base import find_algorithm
 from vrpo.algorithms.losses import kl_k1
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.batch import Experience, Rollout
-from vrpo.data.masking import masked_whiten
 from vrpo.data.prompts import prompt_rows
 from vrpo.data.text import decode, encode
 from vrpo.errors import UserError, shown
@@ -69,7 +68,7 @@ class Trainer:
             takes (see `vrpo.rewards.calling`, TRL's functions too). None means that a response could not be scored: it is left
             out of every loss and counted. For a dialogue a score may be a list, one number for each of the policy's turns: each is
             earned at the end of its turn.
-        method: "vrpo", "ppo", "grpo", "dr_grpo", "rloo" or "reinforce_pp".
+        method: the algorithm `vrpo/algorithms/<method>.py`.
         seed: of everything random in the run.
         generation: how responses are sampled.
         precision: of forward passes; the weights keep the type they have.
@@ -242,13 +241,12 @@ class Trainer:
         if self.config.kl_coefficient and self.config.kl_in == "reward":
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
-        metrics = experience_metrics(experience, given, clean, self.algorithm.estimate, self.config.gamma)
+        metrics = experience_metrics(experience, given, clean, self.algorithm.advantages, self.config.gamma)
         metrics |= latent_metrics(readings, experience.response_mask)
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
-        advantages, returns = self.algorithm.estimate(experience, experience.rewards)
-        if self.algorithm.whiten:
-            advantages = masked_whiten(advantages, experience.response_mask)
+        advantages, returns = self.algorithm.advantages(experience, experience.rewards)
+        advantages = self.algorithm.normalised(advantages, experience.response_mask)
         return replace(experience, advantages=advantages, returns=returns), metrics
 
     def sample(self, rows: Sequence[Row], seed: int) -> Rollout:

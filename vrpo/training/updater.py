@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vrpo.algorithms.base import Algorithm
 from vrpo.config import Precision, TrainConfig
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.batch import Experience
@@ -22,7 +23,6 @@ from vrpo.seeding import generator
 from vrpo.training.objective import policy_terms
 from vrpo.training.processes import Processes
 
-COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
 # Of the whole gradient's norm. What is smaller in a bias may be rounding of float32 sums, where the true gradient is 0: a key's bias changes
 # no attention. Adam would make whole steps of it, others for every split into micro-batches.
 BIAS_NOISE = 2.0**-24
@@ -63,7 +63,7 @@ class Updater:
     Args:
         config: the run's parameters.
         policy: causal LM.
-        algorithm: see `vrpo.algorithms.ppo.PPO`.
+        algorithm: of the policy's loss and the critic's.
         temperature, max_new_tokens: of the samples; in dialogues the tokens of all turns.
         seed: the run's.
         precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
@@ -77,7 +77,7 @@ class Updater:
         self,
         config: TrainConfig,
         policy: nn.Module,
-        algorithm: Any,
+        algorithm: Algorithm,
         *,
         temperature: float,
         max_new_tokens: int,
@@ -156,8 +156,8 @@ class Updater:
     def step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
         """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches and processes it is split into."""
         batch = batch.blank_padding()
-        counts = {name: mask.sum() for name in COUNTED_MASKS if (mask := getattr(batch, name)) is not None}
-        counts["policy"] = self.algorithm.loss_count(batch.response_mask, self.max_new_tokens)
+        counts = {name: value.sum() for name, value in vars(batch).items() if value is not None and value.dtype == torch.bool}
+        counts |= {"responses": batch.response_mask.any(1).sum(), "max_new_tokens": torch.tensor(self.max_new_tokens)}
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         self.scaler.scale(torch.zeros((), device=self.processes.device))  # it must exist where a process has no rows too
@@ -205,8 +205,8 @@ class Updater:
         metrics: dict[str, float] = {}
         hidden = None
         if train_policy:
-            kind = {"whole_response": self.algorithm.whole_response, "hidden": self.shared and train_critic}
-            terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.temperature, counts, **kind)
+            hidden = self.shared and train_critic
+            terms, metrics, hidden = policy_terms(self.policy, self.algorithm, micro, self.temperature, counts, hidden)
         if train_critic:
             if hidden is None:
                 # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
