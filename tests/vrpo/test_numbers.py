@@ -122,7 +122,7 @@ def test_nothing_in_padding_reaches_a_gradient(tokenizer, problems, method: str,
         experience, _ = run.collect(rows, [0] * 32, iteration=1)
         padding = ~experience.response_mask
         if run.critic is not None and len(run.critic.head.encoders):
-            experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+            experience = replace(experience, latent_noise=run.algorithm.critic.noise(experience, run.seed, 1, 0))
         if garbage is not None:
             for name, value in vars(experience).items():
                 if value is not None and value.is_floating_point():
@@ -220,9 +220,9 @@ def test_the_ratio_is_one_before_a_step_whatever_the_model_drops(tokenizer, prob
     )
     experience, _ = run.collect([row for row in problems[:4] for _ in range(4)], [0, 1, 2, 3] * 4, iteration=1)
     if run.critic is not None:
-        experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+        experience = replace(experience, latent_noise=run.algorithm.critic.noise(experience, run.seed, 1, 0))
     for _ in range(2):  # a step of 1e-12 leaves the policy where it is
-        metrics = run.updater.update(experience, 1, steps=2, policy_epochs=1, critic_epochs=0, on_policy_step=lambda: None)
+        metrics = run.updater.update(experience, 1, steps=2, policy_epochs=1, critic_epochs=0)
         assert metrics["policy/clip_fraction"] == 0 and metrics["policy/kl_loss"] == 0
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vrpo.algorithms.losses import clipped, policy_loss
 from vrpo.config import TrainConfig
+from vrpo.critics.base import Critic
 from vrpo.data.batch import Experience
 from vrpo.data.masking import masked_mean
 from vrpo.errors import UserError
@@ -22,15 +23,20 @@ class Algorithm:
 
     Attributes:
         grouped: the responses to one prompt are compared with each other: there are `train.group_size` of them instead of one.
+        own_critic: its critic where `train.critic.kind` names no other; None: it has none.
     """
 
     grouped = False
+    own_critic: type[Critic] | None = None
 
     def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
         self.config = config
         self.group_size = config.group_size if self.grouped else 1
-        self.warmup_rollouts = 0
-        self.critic = None
+        kind = self.own_critic
+        if kind and config.critic.kind:
+            kind = find("critics", config.critic.kind, "train.critic.kind")
+        self.critic = kind(config.critic, policy, seed) if kind else None
+        self.warmup_rollouts = config.critic.warmup_rollouts if kind else 0
 
     def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor | None]:
         """Advantages and the critic's targets, both [B, T], in the unit of `rewards` [B, T]; None without a critic.

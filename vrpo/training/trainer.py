@@ -30,7 +30,6 @@ from vrpo.data.prompts import prompt_rows
 from vrpo.data.text import decode, encode
 from vrpo.errors import UserError, shown
 from vrpo.files import sole_writer
-from vrpo.metrics.critic import latent_metrics
 from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings
 from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
 from vrpo.metrics.rollout import experience_metrics
@@ -129,7 +128,7 @@ class Trainer:
         self.processes = Processes(policy.device)
         policy.to(self.processes.device)
         self.algorithm = algorithm(config, policy, derive_seed(seed, "critic"))
-        self.critic: ValueModel | None = self.algorithm.critic
+        self.critic: ValueModel | None = self.algorithm.critic and self.algorithm.critic.model
         self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // self.algorithm.group_size
         backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
         if config.gradient_checkpointing:
@@ -155,7 +154,6 @@ class Trainer:
         self.iteration = -1  # the last one finished; 0 is the value warm-up
         self.under_way: WarmUp | None = None
         self.rollouts = 0
-        self.policy_updates = 0
         self.log: list[dict[str, float]] = []
         self.health: list[HealthWarning] = []
         self.timer = Timer()
@@ -242,7 +240,8 @@ class Trainer:
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
         metrics = experience_metrics(experience, given, clean, self.algorithm.advantages, self.config.gamma)
-        metrics |= latent_metrics(readings, experience.response_mask)
+        if self.critic is not None:
+            metrics |= {f"critic/{name}": value for name, value in self.algorithm.critic.metrics(experience, readings).items()}
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
         advantages, returns = self.algorithm.advantages(experience, experience.rewards)
@@ -278,7 +277,7 @@ class Trainer:
             with self.updater.autocast():
                 found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}
                 if self.critic is not None:
-                    found |= self.algorithm.read(micro, self.updater.critic_states(micro))
+                    found |= self.algorithm.critic.read(micro, self.critic.states(micro))
             for name, reading in found.items():
                 whole = own.setdefault(name, torch.zeros(*mine.responses.shape, *reading.shape[2:]))
                 whole[rows, : reading.shape[1]] = reading.float().cpu()
@@ -288,7 +287,7 @@ class Trainer:
             whole[~experience.response_mask] = 0.0
         if reference:
             experience = replace(experience, reference_logprobs=readings.pop("reference_logprobs"))
-        return (experience if self.critic is None else self.algorithm.annotate(experience, readings)), readings
+        return (experience if self.critic is None else self.algorithm.critic.annotate(experience, readings)), readings
 
     def _reference_logprobs(self, micro: Experience) -> Tensor:
         with self.policy.disable_adapter() if self.reference is None else nullcontext():
@@ -296,12 +295,13 @@ class Trainer:
 
     def update(self, experience: Experience, iteration: int, **passes: Any) -> dict[str, float]:
         """Minibatch passes over an experience (see `Updater.update`)."""
-
-        def count() -> None:
-            self.policy_updates += 1
-
         with self.timer("update"):
-            return self.updater.update(experience, iteration, **passes, on_policy_step=count)
+            return self.updater.update(experience, iteration, **passes)
+
+    @property
+    def policy_updates(self) -> int:
+        """Optimiser steps of the policy so far."""
+        return self.updater.policy_updates
 
     def measure(self, critic: bool) -> dict[str, float]:
         """Held-out accuracy of the policy and, with `critic`, the critic's correlation with Monte-Carlo values."""
@@ -361,10 +361,10 @@ class Trainer:
         tensors, meta = load_checkpoint(self.checkpoint, self.fingerprint)
         unpack(tensors, self.updater.models, self.updater.optimizers)
         self.updater.scaler.load_state_dict(meta["scaler"])
-        self.iteration, self.rollouts, self.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
+        self.iteration, self.rollouts, self.updater.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
         self.log, self.timer.seconds = meta["log"], meta["seconds"]
         self.health = [HealthWarning(**warning) for warning in meta["health"]]
-        self.under_way = WarmUp.unpack(tensors, meta["warmup"]) if meta["warmup"] else None
+        self.under_way = WarmUp.unpack(tensors, meta["warmup"], self.algorithm.critic.Experience) if meta["warmup"] else None
         if meta["code"] != code_digest():
             logger.warning("%s was written by other code than goes on now: the run will be a mixture of both", self.checkpoint)
         if self.processes.is_main:
