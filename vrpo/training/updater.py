@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vrpo.algorithms.base import Algorithm
-from vrpo.config import Precision, TrainConfig
+from vrpo.config import Precision
 from vrpo.data.batch import Experience
 from vrpo.errors import UserError
 from vrpo.models.precision import broken_gradient, refuse_half_weights
@@ -59,9 +59,8 @@ class Updater:
     """Updates a policy and its algorithm's critic on an experience.
 
     Args:
-        config: the run's parameters.
         policy: causal LM.
-        algorithm: of the policy's loss and the critic's.
+        algorithm: has the policy's loss, the critic and the run's parameters.
         temperature, max_new_tokens: of the samples; in dialogues the tokens of all turns.
         seed: the run's.
         precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
@@ -73,7 +72,6 @@ class Updater:
 
     def __init__(
         self,
-        config: TrainConfig,
         policy: nn.Module,
         algorithm: Algorithm,
         *,
@@ -83,7 +81,8 @@ class Updater:
         precision: Precision,
         processes: Processes,
     ) -> None:
-        self.config, self.policy, self.algorithm, self.seed, self.processes = config, policy, algorithm, seed, processes
+        config = self.config = algorithm.config
+        self.policy, self.algorithm, self.seed, self.processes = policy, algorithm, seed, processes
         self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
         self.critic, self.policy_updates = algorithm.critic, 0
         self.shared = self.critic is not None and config.critic.backbone == "shared"
