@@ -69,7 +69,9 @@ def _allowed(entry: dict[str, Any]) -> str:
     if entry["type"] == "array":
         return f"list of {_allowed(entry['items'])}"
     limits = [f"{sign} {entry[key]:.10g}" for key, sign in SIGNS.items() if key in entry]
-    return " ".join([{"string": "text", "boolean": "true, false"}.get(entry["type"], entry["type"]), ", ".join(limits)]).strip()
+    return " ".join(
+        [{"string": "text", "boolean": "true, false", "object": "keys and values"}.get(entry["type"], entry["type"]), ", ".join(limits)]
+    ).strip()
 
 
 def comments(model: type[BaseModel]) -> dict[str, str]:

@@ -15,7 +15,6 @@ from pydantic_core import PydanticCustomError
 from pipeline import own_code
 from pipeline.overlays import read_yaml, resolve
 from vrpo.config import (
-    GROUPED,
     Count,
     GenerationConfig,
     Method,
@@ -30,6 +29,7 @@ from vrpo.config import (
     distinct,
 )
 from vrpo.errors import UserError
+from vrpo.kinds import find
 from vrpo.tasks.base import PROCEDURAL
 from vrpo.tasks.base import Domain as TaskDomain
 from vrpo.tasks.loader import domains, load_domain, missing_task
@@ -179,8 +179,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _groups_have_several(self) -> Params:
-        grouped = [method for method in self.methods if method in GROUPED]
-        if grouped and self.train.group_size == 1:
+        if self.train.group_size == 1 and (grouped := [name for name in self.methods if find("algorithms", name, "methods").grouped]):
             raise ValueError(
                 f"train.group_size = 1: {grouped[0]} compares the responses to one prompt with each other; use 2 or more, or take "
                 f"{' and '.join(grouped)} out of methods"

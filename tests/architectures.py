@@ -226,7 +226,7 @@ def value_model(model: Any) -> None:
     run = train(model, "ppo", critic={"backbone": "shared", "warmup_rollouts": 8, "warmup_epochs": 1})
     rollout = generate(model, [[5, 6, 7], [8]], max_new_tokens=4, temperature=1.0, eos_token_id=1, pad_token_id=2, seed=0)
     with torch.no_grad():
-        shared, own = policy_forward(model, rollout, 1.0, hidden=True).hidden, run.updater.critic_states(rollout)
+        shared, own = policy_forward(model, rollout, 1.0, hidden=True).hidden, run.critic.states(rollout)
     agree(shared[rollout.response_mask], own[rollout.response_mask], "shared states")
 
 

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (  # from the ground up; rooms of one line do not know each other
     ("vrpo.moved", "vrpo.errors", "vrpo.seeding", "vrpo.timing"),
+    ("vrpo.kinds",),
     ("vrpo.config", "vrpo.files"),
     ("vrpo.data",),
     ("vrpo.models", "vrpo.tasks"),

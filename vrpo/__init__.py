@@ -13,11 +13,11 @@ _EXPORTS = {
     "Trainer": "vrpo.training.trainer",
     "ValueModel": "vrpo.critics.value_model",
     "compute_gae": "vrpo.algorithms.advantages",
-    "gaussian_kl": "vrpo.algorithms.losses",
+    "gaussian_kl": "vrpo.critics.losses",
     "group_relative_advantages": "vrpo.algorithms.advantages",
     "policy_loss": "vrpo.algorithms.losses",
     "semantic_losses": "vrpo.critics.semantics",
-    "value_loss": "vrpo.algorithms.losses",
+    "value_loss": "vrpo.critics.losses",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFun
 from pydantic_core import PydanticCustomError
 
 from vrpo.errors import UserError as UserError  # what every setting's error is
+from vrpo.kinds import names
 
 T = TypeVar("T")
 
@@ -33,9 +34,10 @@ Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what every random number generator here takes
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
-GROUPED = {"grpo", "dr_grpo", "rloo"}  # methods that compare the responses to one prompt with each other
-Method = Literal["ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "oracle", "vrpo"]
+Method = Literal[names("algorithms")]
+CriticKind = Literal[names("critics")]
 Engine = Literal[tuple(sorted(path.stem for path in (Path(__file__).parent / "rollout" / "engines").glob("[!_]*.py")))]
+Unset = Field(exclude_if=lambda value: value is None)  # no part of dumps: runs from before a key keep their names and checkpoints
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -69,8 +71,10 @@ class GenerationConfig(Section):
 
 
 class CriticConfig(Section):
-    """Value model. `depth` and the weights below matter to VRPO; PPO always uses depth 0 without them."""
+    """Value model. `depth` and what is below it matter to the variational critic, VRPO's; the plain one, PPO's, has depth 0 and none of it."""
 
+    kind: Annotated[CriticKind | None, Unset] = None  # in place of a method's own critic, where it has one: a module of vrpo/critics
+    settings: Annotated[dict[str, Any] | None, Unset] = None  # of the critic of this kind, which knows their names
     backbone: Literal["separate", "shared"] = "separate"  # its own copy of the cold start, or the policy's transformer
     learning_rate: Positive = 1e-3  # of the value model
     epochs: Count = 1  # passes over each iteration's rollouts

@@ -46,7 +46,7 @@ def test_loras_reference_is_the_policy_without_adapters(tokenizer, problems) -> 
     assert run.reference is None
     run.run()
     experience, _ = run.collect(problems[:8], [0] * 8, iteration=1)
-    expected, _ = whole.read(experience, reference=True)
+    expected, _ = whole.collector.read(experience, reference=True)
     assert torch.allclose(experience.reference_logprobs, expected.reference_logprobs, atol=1e-5)
     assert (experience.logprobs - experience.reference_logprobs).abs().max() > 1e-3
 

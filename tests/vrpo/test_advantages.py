@@ -124,5 +124,5 @@ def test_reinforce_subtracts_the_batch_mean_over_tokens() -> None:
     tokens = torch.ones(2, 3, dtype=torch.long)
     experience = Experience(tokens, tokens.bool(), tokens, mask, torch.zeros(2, 3))
     rewards = torch.tensor([[0.0, 0.0, 1.0], [0.0, 999.0, float("nan")]])
-    advantages, targets = Reinforce(TrainConfig(), torch.nn.Linear(1, 1), 0).estimate(experience, rewards)
+    advantages, targets = Reinforce(TrainConfig(), torch.nn.Linear(1, 1), 0).advantages(experience, rewards)
     assert advantages.tolist() == [[0.25, 0.25, 0.25], [-0.75, 0.0, 0.0]] and targets is None  # three tokens of four return 1

@@ -41,7 +41,7 @@ def test_every_profile_is_valid_and_wins(profile: str) -> None:
         ({"train": {"lora": {"rnk": 4}}}, r"train.lora.rnk: unknown key.*did you mean 'rank'"),
         ({"train": {"clip_range": 0}}, r"train.clip_range = 0: .*greater than 0"),
         ({"train": {"critic": {"activation_ratio": 1.2}}}, r"activation_ratio = 1.2"),
-        ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'ppo', 'grpo', .* or 'vrpo'"),
+        ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'dr_grpo', 'grpo', .* or 'vrpo'"),
         ({"seeds": []}, r"seeds = \[\]"),
         ({"train": {"rollouts": 96}}, r"rollouts=96 leaves -1920 after critic.warmup_rollouts=2016"),
         ({"train": {"rollouts": 4350}}, r"rollouts=4350 is no multiple of iterations=12 x group_size=8.*use 4320"),

@@ -77,7 +77,7 @@ def test_rewards_of_turns_in_another_order_are_the_same_score(tokenizer, problem
     mask = torch.ones(4, 3, dtype=torch.bool)
     rewards = torch.tensor([[0.1, 0.2, 0.4], [0.1, 0.4, 0.2], [0.2, 0.4, 0.1], [0.2, 0.1, 0.4]])
     assert len(set(rewards.sum(1).tolist())) > 1  # as float32 adds them up
-    advantages, _ = run.algorithm.estimate(replace(experience, response_mask=mask), rewards)
+    advantages, _ = run.algorithm.advantages(replace(experience, response_mask=mask), rewards)
     assert (advantages == 0).all()
 
 
@@ -123,7 +123,7 @@ def test_nothing_in_padding_reaches_a_gradient(tokenizer, problems, method: str,
         experience, _ = run.collect(rows, [0] * 32, iteration=1)
         padding = ~experience.response_mask
         if run.critic is not None and len(run.critic.head.encoders):
-            experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+            experience = replace(experience, latent_noise=run.algorithm.critic.noise(experience, run.seed, 1, 0))
         if garbage is not None:
             for name, value in vars(experience).items():
                 if value is not None and value.is_floating_point():
@@ -221,9 +221,9 @@ def test_the_ratio_is_one_before_a_step_whatever_the_model_drops(tokenizer, prob
     )
     experience, _ = run.collect([row for row in problems[:4] for _ in range(4)], [0, 1, 2, 3] * 4, iteration=1)
     if run.critic is not None:
-        experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+        experience = replace(experience, latent_noise=run.algorithm.critic.noise(experience, run.seed, 1, 0))
     for _ in range(2):  # a step of 1e-12 leaves the policy where it is
-        metrics = run.updater.update(experience, 1, steps=2, policy_epochs=1, critic_epochs=0, on_policy_step=lambda: None)
+        metrics = run.updater.update(experience, 1, steps=2, policy_epochs=1, critic_epochs=0)
         assert metrics["policy/clip_fraction"] == 0 and metrics["policy/kl_loss"] == 0
 
 
@@ -309,13 +309,13 @@ def test_sampling_without_a_distribution_stops_and_says_why(tokenizer, problems,
 
 def overflowing(run, times: float) -> None:
     """Multiply a run's advantages, so that gradients overflow float16."""
-    estimate = run.algorithm.estimate
+    estimate = run.algorithm.advantages
 
     def huge(experience, rewards):
         advantages, returns = estimate(experience, rewards)
         return advantages * times, returns
 
-    run.algorithm.estimate = huge
+    run.algorithm.advantages = huge
 
 
 def test_a_float16_run_that_never_steps_ends_as_an_error_and_skipped_steps_are_counted(tokenizer, problems, caplog) -> None:

@@ -94,5 +94,5 @@ def test_noise_of_the_oracle_s_advantages_is_that_of_the_rewards_alone() -> None
     experience = new_experience(Rollout(ids[:, :1], mask[:, :1], ids, mask, torch.zeros(mask.shape)), observed)
     flips = torch.tensor(observed) - torch.tensor(clean)
     noise = (flips[:, None] * 0.8 ** (lengths[:, None] - 1 - torch.arange(4)))[mask]
-    found = experience_metrics(experience, observed, clean, oracle.estimate)
+    found = experience_metrics(experience, observed, clean, oracle.advantages)
     assert found["advantage/noise_variance"] == pytest.approx(float(noise.var(correction=0)), rel=1e-4)

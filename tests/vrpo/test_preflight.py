@@ -116,7 +116,7 @@ def test_the_ends_of_tokenizer_and_generation_config_both_end_a_response(own_tok
     own_tokenizer.eos_token = own_tokenizer.convert_ids_to_tokens(own) if own else None
     policy.generation_config.eos_token_id = generation
     assert generation_settings(policy, own_tokenizer, GenerationConfig())["eos_token_id"] == union
-    rollout = new_trainer(policy, own_tokenizer, problems, new=20).sample(problems, 7)
+    rollout = new_trainer(policy, own_tokenizer, problems, new=20).collector.sample(problems, 7)
     last = [ids[mask].tolist() for ids, mask in zip(rollout.responses, rollout.response_mask, strict=True)]
     assert not any(set(ids[:-1]) & set(union) for ids in last)
     assert {ids[-1] for ids in last} >= set(union)

@@ -70,7 +70,7 @@ def test_surprisal_inputs_reach_the_values_and_resume(tokenizer, problems, tmp_p
     run = trainer(tokenizer, problems, method, changes=changes)
     log = run.run()
     experience, _ = run.collect(problems[:16], [0] * 16, iteration=3)
-    blind = run.critic.head(run.updater.critic_states(experience), inputs=torch.zeros_like(experience.critic_inputs)).values
+    blind = run.critic.head(run.critic.states(experience), inputs=torch.zeros_like(experience.critic_inputs)).values
     difference = (blind - experience.values)[experience.response_mask].abs()
     assert difference.max() > 1e-3 and experience.critic_inputs[~experience.response_mask].abs().max() == 0
 
@@ -154,13 +154,13 @@ def test_rewards_that_are_wrong_in_kind_stop_the_run_with_a_name(tokenizer, prob
 def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tokenizer, problems, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
     run = trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"lr_warmup": 0})
-    spoil = run.algorithm.estimate
+    spoil = run.algorithm.advantages
 
     def estimate(experience, rewards):
         advantages, returns = spoil(experience, rewards)
         return advantages * (float("nan") if run.iteration >= 1 else 1.0), returns
 
-    run.algorithm.estimate = estimate
+    run.algorithm.advantages = estimate
     with pytest.raises(UserError, match="policy's gradient is nan in iteration 2.*the advantages of the responses hold NaN"):
         run.run()
     assert trainer(tokenizer, problems, "ppo", checkpoint=path, changes={"lr_warmup": 0}).run()[-1]["iteration"] == 3
@@ -187,7 +187,7 @@ def test_padding_content_never_reaches_a_loss(tokenizer, problems) -> None:
         run = trainer(tokenizer, problems, "vrpo")
         rows = problems[:40]
         experience, _ = run.collect(rows, [0] * 40, iteration=1)
-        experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+        experience = replace(experience, latent_noise=run.algorithm.critic.noise(experience, run.seed, 1, 0))
         hidden_from_loss = ~experience.response_mask
         for name in ("logprobs", "rewards", "values", "advantages", "returns", "reference_logprobs"):
             value = getattr(experience, name).clone()
@@ -276,10 +276,10 @@ def test_advantages_are_whitened_where_the_method_says_so(tokenizer, problems, m
 def test_latents_are_drawn_anew_for_every_pass_and_run(tokenizer, problems) -> None:
     run = trainer(tokenizer, problems, "vrpo")
     experience, _ = run.collect(problems[:8], [0] * 8, iteration=1)
-    draws = [run.updater.latent_noise(experience, iteration, epoch) for iteration, epoch in ((1, 0), (1, 1), (2, 0))]
-    draws.append(trainer(tokenizer, problems, "vrpo", seed=1).updater.latent_noise(experience, 1, 0))
+    draws = [run.algorithm.critic.noise(experience, run.seed, iteration, epoch) for iteration, epoch in ((1, 0), (1, 1), (2, 0))]
+    draws.append(run.algorithm.critic.noise(experience, 1, 1, 0))  # of another run's seed
     assert len({float(draw[0, 0, 0, 0]) for draw in draws}) == 4
-    assert torch.equal(run.updater.latent_noise(experience, 1, 0), draws[0])
+    assert torch.equal(run.algorithm.critic.noise(experience, run.seed, 1, 0), draws[0])
 
 
 def test_score_lands_on_the_last_response_token() -> None:
@@ -327,7 +327,7 @@ def test_logged_losses_are_not_those_times_their_weight(tokenizer, problems) -> 
     for metrics, weight in ((light, 0.25), (full, 1.0)):
         run = trainer(tokenizer, problems, "vrpo", changes={"critic": {"loss_weight": weight}})
         experience, _ = run.collect(problems[:16], [0] * 16, iteration=1)
-        experience = replace(experience, latent_noise=run.updater.latent_noise(experience, 1, 0))
+        experience = replace(experience, latent_noise=run.algorithm.critic.noise(experience, run.seed, 1, 0))
         metrics |= run.updater.step(experience, 1, False, True)
     losses = [f"critic/{name}" for name in ("mse", "kl", "semantic")]
     assert {name: light[name] for name in losses} == {name: full[name] for name in losses} and full["critic/mse"] > 0

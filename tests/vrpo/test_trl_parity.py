@@ -85,8 +85,8 @@ def test_advantages_loss_and_gradient_equal_trls(batch, tmp_path, case: str) -> 
     loss.backward()
 
     mask = experience.response_mask
-    counts = {"response_mask": mask.sum(), "policy": ours.algorithm.loss_count(mask, ours.generation.max_new_tokens)}
-    terms, metrics, _ = policy_terms(ours.policy, experience, ours.config, 1.0, counts, whole_response=case == "rloo")
+    counts = {"response_mask": mask.sum(), "responses": mask.any(1).sum(), "max_new_tokens": ours.generation.max_new_tokens}
+    terms, metrics, _ = policy_terms(ours.policy, ours.algorithm, experience, 1.0, counts)
     sum(terms.values()).backward()
     assert metrics["policy/clip_fraction"] > 0
     assert sum(terms.values()).item() == pytest.approx(loss.item(), abs=1e-6)

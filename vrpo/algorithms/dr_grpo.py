@@ -12,9 +12,9 @@ class DrGRPO(GRPO):
     """Scores are centred but not divided by their deviation, which favours prompts that are nearly always or never solved; losses are
     divided by a constant, not by lengths, which favours long wrong responses."""
 
-    def advantages(self, scores: Tensor, scored: Tensor) -> Tensor:
+    def score_advantages(self, scores: Tensor, scored: Tensor) -> Tensor:
         return group_relative_advantages(scores, self.group_size, scored, scale=False)
 
-    def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:
-        """Scored responses times the longest possible response, in a dialogue all of its turns."""
-        return mask.any(1).sum() * max_new_tokens
+    def loss_count(self, counts: dict[str, Tensor]) -> Tensor:
+        """Scored responses times the longest possible response."""
+        return counts["responses"] * counts["max_new_tokens"]

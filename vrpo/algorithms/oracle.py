@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vrpo.algorithms.advantages import compute_gae
-from vrpo.algorithms.ppo import PPO
-from vrpo.config import TrainConfig
+from vrpo.algorithms.base import Algorithm
 from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_whiten
 from vrpo.errors import UserError
 
 
-class Oracle(PPO):
+class Oracle(Algorithm):
     """Advantages from GAE over V(s_t) = E[observed reward | s_t], which somebody knows; nothing is learned and no rollout spent on it.
 
     `success` gives the chance [B, T] that a response ends right from each state on. The observed reward's expectation is an affine
@@ -22,15 +22,11 @@ class Oracle(PPO):
     that of the observed rewards, whatever rewards the advantages are asked for: one baseline, so that a difference is noise alone.
     """
 
-    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
-        self.config = config
-        self.group_size = 1
-        self.warmup_rollouts = 0
-        self.critic = None
-        self.success: Callable[[Experience], Tensor] | None = None
+    success: Callable[[Experience], Tensor] | None = None
+    normalised = staticmethod(masked_whiten)
 
-    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
-        """Advantages [B, T]; there are no value targets.
+    def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
+        """See `Algorithm`.
 
         Raises:
             UserError: nobody knows the values of this task.

@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vrpo.algorithms.advantages import compute_gae, length_adaptive_lambda
-from vrpo.config import TrainConfig
-from vrpo.critics.losses import value_loss
-from vrpo.critics.value_model import ValueModel
+from vrpo.algorithms.base import Algorithm
+from vrpo.critics.plain import PlainCritic
 from vrpo.data.batch import Experience
-from vrpo.data.masking import masked_mean
+from vrpo.data.masking import masked_whiten
 
 
-class PPO:
-    """Advantages from GAE over a learned value model; one response per prompt.
+class PPO(Algorithm):
+    """Advantages from GAE over a learned value model, normalised over the batch; one response per prompt."""
 
-    The trainer asks an algorithm for its critic, for what the critic says about a rollout (`read`, `annotate`), for advantages and
-    value targets (`estimate`) and for the terms of the value loss (`value_terms`). Three things tell policy losses apart: `whiten`,
-    advantages are normalised over the batch; `whole_response`, ratio and clip are those of whole responses instead of tokens;
-    `loss_count`, the divisor of the loss.
+    own_critic = PlainCritic
+    normalised = staticmethod(masked_whiten)
 
-    Args:
-        config: the run's parameters.
-        policy: the SFT model, from which the critic starts.
-        seed: draws the value head.
-    """
-
-    whiten = True
-    whole_response = False
-
-    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
-        self.config = config
-        self.group_size = 1
-        self.warmup_rollouts = config.critic.warmup_rollouts
-        self.critic: ValueModel | None = self.build_critic(policy, seed)
-
-    def build_critic(self, policy: nn.Module, seed: int) -> ValueModel:
-        """A value head without bottleneck on the policy's backbone or a copy of it."""
-        config = self.config.critic
-        options = {"shared": config.backbone == "shared", "surprisal_inputs": config.surprisal_inputs}
-        return ValueModel.from_policy(policy, depth=0, latent_size=1, seed=seed, **options)
-
-    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages and value targets, both [B, T].
-
-        The policy's advantages use `gae_lambda`, or with `length_adaptive_alpha` a lambda for each response; the targets R_t = A_t + V_t
+    def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's advantages use `gae_lambda`, or with `length_adaptive_alpha` a lambda for each response; the targets R_t = A_t + V_t
         use the critic's own lambda (VC-PPO, arXiv 2503.01491), 1 by default: the undiscounted return, whatever the values were.
         """
         values, mask = experience.values, experience.response_mask
@@ -56,30 +28,3 @@ class PPO:
         advantages = compute_gae(rewards, values, mask, self.config.gamma, lam)
         returns = compute_gae(rewards, values, mask, self.config.gamma, self.config.critic.gae_lambda) + values
         return advantages, torch.where(mask, returns, torch.zeros_like(returns))
-
-    def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:
-        """What the sum of the policy's losses over an optimiser batch is divided by: its response tokens."""
-        return mask.sum()
-
-    def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
-        """Per-token readings of the critic, [B, T] each, from its states `hidden` [B, T, H]. PPO: the values, and the head's inputs."""
-        inputs = self.critic.inputs(batch)
-        return {"values": self.critic.head(hidden, inputs=inputs).values} | ({} if inputs is None else {"critic_inputs": inputs})
-
-    def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:
-        """Add the readings of a whole rollout batch to it."""
-        return replace(experience, values=readings["values"], critic_inputs=readings.get("critic_inputs"))
-
-    def value_terms(self, batch: Experience, hidden: Tensor, counts: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Terms of the value loss, whose sum is minimised, and further metrics. PPO: L_mse = mean_t (V_t - R_t)^2.
-
-        Args:
-            batch: a micro-batch.
-            hidden: float [B, T, H], the critic's states, with gradient.
-            counts: True positions of each mask in the whole optimiser batch, by mask name.
-        """
-        return {"mse": self._mse(batch, self.critic.head(hidden, inputs=batch.critic_inputs).values, counts)}, {}
-
-    def _mse(self, batch: Experience, values: Tensor, counts: dict[str, Tensor]) -> Tensor:
-        errors = value_loss(values, batch.returns, batch.values, self.config.critic.clip_range)
-        return masked_mean(errors, batch.response_mask, counts["response_mask"])

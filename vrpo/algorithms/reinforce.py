@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vrpo.algorithms.reinforce_pp import ReinforcePP
+from vrpo.algorithms.advantages import returns_to_go
+from vrpo.algorithms.base import Algorithm
 from vrpo.data.batch import Experience
 from vrpo.data.masking import masked_centred
 
 
-class Reinforce(ReinforcePP):
+class Reinforce(Algorithm):
     """One response per prompt. A_t is the discounted sum of the rewards from token t on, less its mean over the batch's tokens."""
 
-    whiten = False
-
-    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
-        returns, _ = super().estimate(experience, rewards)
-        return masked_centred(returns, experience.response_mask), None
+    def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
+        mask = experience.response_mask
+        return masked_centred(returns_to_go(rewards, mask, self.config.gamma), mask), None

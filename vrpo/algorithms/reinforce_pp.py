@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vrpo.algorithms.advantages import returns_to_go
-from vrpo.algorithms.grpo import GRPO
-from vrpo.config import TrainConfig
+from vrpo.algorithms.base import Algorithm
 from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_whiten
 
 
-class ReinforcePP(GRPO):
+class ReinforcePP(Algorithm):
     """One response per prompt. A_t is the discounted sum of the rewards from token t on (with `kl_in: reward`, KL penalties among them),
     normalised over the whole batch."""
 
-    whiten = True
+    normalised = staticmethod(masked_whiten)
 
-    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
-        super().__init__(config, policy, seed)
-        self.group_size, self.gamma = 1, config.gamma
-
-    def estimate(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
-        """Returns [B, T]; there are no value targets."""
-        return returns_to_go(rewards, experience.response_mask, self.gamma), None
+    def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, None]:
+        return returns_to_go(rewards, experience.response_mask, self.config.gamma), None

@@ -6,16 +6,20 @@ from torch import Tensor
 
 from vrpo.algorithms.advantages import leave_one_out_advantages
 from vrpo.algorithms.grpo import GRPO
+from vrpo.algorithms.losses import clipped, policy_loss
+from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_mean
 
 
 class RLOO(GRPO):
-    """The baseline of a response is the mean score of the others to its prompt; ratio and clip are those of the whole response."""
+    """The baseline of a response is the mean score of the others to its prompt."""
 
-    whole_response = True
-
-    def advantages(self, scores: Tensor, scored: Tensor) -> Tensor:
+    def score_advantages(self, scores: Tensor, scored: Tensor) -> Tensor:
         return leave_one_out_advantages(scores, self.group_size, scored)
 
-    def loss_count(self, mask: Tensor, max_new_tokens: int) -> Tensor:
-        """Scored responses."""
-        return mask.any(1).sum()
+    def policy_loss(self, batch: Experience, logprobs: Tensor, counts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """PPO's surrogate with ratio and clip of whole responses, averaged over the scored ones."""
+        mask, (new, old) = batch.response_mask, (part.sum(1, keepdim=True) for part in (logprobs, batch.logprobs))
+        sides = new, old, batch.advantages[:, :1], self.config.clip_range
+        clip = masked_mean(clipped(*sides).float().expand_as(mask), mask, counts["response_mask"])
+        return masked_mean(policy_loss(*sides), mask.any(1, keepdim=True), counts["responses"]), {"clip_fraction": clip.item()}

@@ -12,6 +12,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,13 @@ class ValueOutput:
         values: float32 [B, T].
         kl: float32 [B, T], nats per token summed over latent dimensions and layers; zeros at depth 0.
         kl_per_dimension: float32 [B, T, Z] of the first bottleneck, None at depth 0.
+        outputs: float32 [B, T, K], the decoder's numbers, of which the value is made.
     """
 
     values: Tensor
     kl: Tensor
     kl_per_dimension: Tensor | None
+    outputs: Tensor
 
 
 class GaussianEncoder(nn.Module):
@@ -70,17 +73,22 @@ class ValueHead(nn.Module):
         depth: bottleneck layers, 0 to 2.
         latent_size: Z.
         inputs: F, numbers beside the states (see `vrpo.critics.surprisal`), 0 for none. They enter before the bottleneck.
+        outputs: K, the decoder's numbers for each state; with several, a class below this one makes a value of them.
     """
 
-    def __init__(self, hidden_size: int, depth: int, latent_size: int, inputs: int = 0) -> None:
+    def __init__(self, hidden_size: int, depth: int, latent_size: int, inputs: int = 0, outputs: int = 1) -> None:
         super().__init__()
         sizes = [hidden_size + inputs] + [latent_size] * depth
         self.encoders = nn.ModuleList(GaussianEncoder(a, b) for a, b in pairwise(sizes))
-        self.decoder = nn.Sequential(nn.Linear(sizes[-1], hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
+        self.decoder = nn.Sequential(nn.Linear(sizes[-1], hidden_size), nn.GELU(), nn.Linear(hidden_size, outputs))
         # The first values are the constant 0.5, the middle of a 0/1 reward, instead of random numbers that would
         # reach the policy as advantages.
         nn.init.zeros_(self.decoder[-1].weight)
         nn.init.constant_(self.decoder[-1].bias, 0.5)
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Values [B, T] from the decoder's outputs [B, T, K]."""
+        return outputs.squeeze(-1)
 
     def forward(self, hidden: Tensor, noise: Tensor | None = None, inputs: Tensor | None = None) -> ValueOutput:
         """Decode values from hidden states [B, T, H] and, where the head has some, inputs [B, T, F].
@@ -98,7 +106,8 @@ class ValueHead(nn.Module):
             if first is None:
                 first = gaussian_kl(mu.unsqueeze(-1), log_variance.unsqueeze(-1))
             z = mu if noise is None else mu + torch.exp(0.5 * log_variance) * noise[..., layer, :]
-        return ValueOutput(self.decoder(z).squeeze(-1), kl, first)
+        outputs = self.decoder(z)
+        return ValueOutput(self.value(outputs), kl, first, outputs)
 
 
 class ValueModel(nn.Module):
@@ -107,30 +116,43 @@ class ValueModel(nn.Module):
     Args:
         backbone: a transformer without LM head (`AutoModel`); returns `last_hidden_state` [B, L, H].
         depth, latent_size: see `ValueHead`.
+        head: `ValueHead`, or a class below it in a module of `vrpo/critics`; `settings` are its further arguments.
         reader: frozen causal LM whose surprisal the head gets as inputs (see `vrpo.critics.surprisal`), or None.
 
     Raises:
         UserError: the reader's language-model head is not understood (see `LanguageModelHead.of`).
     """
 
-    def __init__(self, backbone: nn.Module, depth: int = 0, latent_size: int = 32, reader: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        depth: int = 0,
+        latent_size: int = 32,
+        reader: nn.Module | None = None,
+        head: type[ValueHead] = ValueHead,
+        **settings: Any,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.reader = None if reader is None else reader.requires_grad_(False)
         if reader is not None:
             LanguageModelHead.of(reader)  # refused now rather than when first read
-        self.settings = {"depth": depth, "latent_size": latent_size}
-        self.head = ValueHead(states_width(backbone), depth, latent_size, 0 if reader is None else INPUTS).to(backbone.device)
+        self.settings = {"depth": depth, "latent_size": latent_size, **settings}
+        self.head = head(states_width(backbone), inputs=0 if reader is None else INPUTS, **self.settings).to(backbone.device)
 
     @classmethod
     def from_policy(
-        cls, policy: nn.Module, *, shared: bool, depth: int, latent_size: int, seed: int, surprisal_inputs: bool = False
+        cls, policy: nn.Module, *, shared: bool, depth: int, latent_size: int, seed: int, surprisal_inputs: bool = False, **head: Any
     ) -> ValueModel:
         """A value model on a copy of the policy's backbone, or on the very backbone when `shared`. The head is drawn from `seed`."""
         backbone = backbone_of(policy) if shared else copy.deepcopy(backbone_of(policy))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(backbone, depth, latent_size, copy.deepcopy(policy) if surprisal_inputs else None)
+            return cls(backbone, depth, latent_size, copy.deepcopy(policy) if surprisal_inputs else None, **head)
+
+    def states(self, rollout: Rollout) -> Tensor:
+        """The backbone's states that predict the response, float [B, T, H]."""
+        return response_states(backbone_states(self.backbone, rollout.input_ids, rollout.attention_mask), rollout.responses.shape[1])
 
     def inputs(self, rollout: Rollout) -> Tensor | None:
         """The head's inputs beside the states that predict the response, float32 [B, T, F]; None where it has none."""
@@ -159,9 +181,8 @@ class ValueModel(nn.Module):
         values = torch.zeros(rollout.responses.shape)
         for rows in rollout.micro_batches(batch_size):
             micro = rollout[rows].trim().to(self.backbone.device)
-            width = micro.responses.shape[1]
-            states = response_states(backbone_states(self.backbone, micro.input_ids, micro.attention_mask), width)
-            values[rows, :width] = self.head(states, inputs=self.inputs(micro)).values.float().cpu()
+            found = self.head(self.states(micro), inputs=self.inputs(micro)).values
+            values[rows, : found.shape[1]] = found.float().cpu()
         return values * rollout.response_mask
 
     @torch.no_grad()
@@ -201,7 +222,9 @@ class ValueModel(nn.Module):
             if self.reader is not None:
                 self.reader.save_pretrained(partial / "reader")
             save_file({name: tensor.contiguous() for name, tensor in self.head.state_dict().items()}, partial / "value_head.safetensors")
-            (partial / "value_head.json").write_text(json.dumps(self.settings) + "\n", encoding="utf-8")
+            kind = type(self.head)
+            own = {} if kind is ValueHead else {"head": [kind.__module__.rpartition(".")[2], kind.__name__]}
+            (partial / "value_head.json").write_text(json.dumps(self.settings | own) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", **kwargs: Any) -> ValueModel:
@@ -219,6 +242,8 @@ class ValueModel(nn.Module):
             raise FileNotFoundError(f"{folder} is not a value model: value_head.json is missing (ValueModel.save_pretrained writes it)")
         with damage_named(folder):
             settings = json.loads((folder / "value_head.json").read_text(encoding="utf-8"))
+            module, name = settings.pop("head", ("value_model", "ValueHead"))
+            settings["head"] = getattr(import_module(f"vrpo.critics.{module}"), name)
             reader = AutoModelForCausalLM.from_pretrained(folder / "reader", **kwargs) if (folder / "reader").is_dir() else None
             model = cls(AutoModel.from_pretrained(folder / "backbone", **kwargs), **settings, reader=reader).to(device)
             model.head.load_state_dict(load_file(folder / "value_head.safetensors"))

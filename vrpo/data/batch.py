@@ -118,7 +118,6 @@ class Experience(Rollout):
         advantages, returns: float32 [B, T]; `returns` are the critic's targets.
         critic_inputs: float32 [B, T, F], what the value head sees beside the states, or None.
         latent_noise: float32 [B, T, depth, Z], standard normal draws for the critic's latents, or None (the latents' means are used).
-        entropy_mask, surprisal_mask: bool [B, T], the tokens that VRPO's semantic losses act on.
     """
 
     rewards: Tensor | None = None
@@ -129,8 +128,6 @@ class Experience(Rollout):
     returns: Tensor | None = None
     critic_inputs: Tensor | None = None
     latent_noise: Tensor | None = None
-    entropy_mask: Tensor | None = None
-    surprisal_mask: Tensor | None = None
 
     def blank_padding(self) -> Experience:
         """The same batch with zeros in every masked float: not even the gradient of NaN x 0 gets out of padding."""

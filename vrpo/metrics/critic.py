@@ -11,8 +11,6 @@ from vrpo.algorithms.advantages import returns_to_go
 from vrpo.data.batch import Experience
 from vrpo.data.masking import masked_centred, masked_mean, masked_var
 
-ACTIVE_UNIT_NATS = 0.01  # a latent dimension with less KL than this carries nothing
-
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(R - V) / Var(R) over True positions: 1 perfect, 0 no better than a constant. NaN where returns do not vary."""
@@ -36,11 +34,3 @@ def critic_metrics(experience: Experience, rewards: dict[str, Tensor], gamma: fl
         metrics[f"critic/ev_{name}"] = explained_variance(experience.values, returns, mask)
         metrics[f"critic/mse_{name}"] = float(masked_mean((experience.values - returns) ** 2, mask))
     return metrics
-
-
-def latent_metrics(readings: dict[str, Tensor], mask: Tensor) -> dict[str, float]:
-    """Nats through the first bottleneck and its active units, from the reading `latent_kl` [B, T, Z] where there is one."""
-    if "latent_kl" not in readings:
-        return {}
-    per_dimension = readings["latent_kl"][mask].mean(0)
-    return {"critic/active_units": float((per_dimension > ACTIVE_UNIT_NATS).sum()), "critic/latent_kl": float(per_dimension.sum())}

@@ -74,7 +74,4 @@ def experience_metrics(
         } | variance_parts(advantages, without_noise, mask)
     if experience.values is not None:
         metrics |= critic_metrics(experience, earned, gamma)
-    for name in ("entropy", "surprisal"):
-        if (active := getattr(experience, f"{name}_mask")) is not None:
-            metrics[f"critic/activated_{name}"] = float(active.sum() / mask.sum().clamp(min=1))
     return metrics

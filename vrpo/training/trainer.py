@@ -12,41 +12,37 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vrpo.algorithms.choice import find_algorithm
+from vrpo.algorithms.base import find_algorithm
 from vrpo.algorithms.losses import kl_k1
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
-from vrpo.critics.value_model import ValueModel
-from vrpo.data.batch import Experience, Rollout
-from vrpo.data.masking import masked_whiten
+from vrpo.data.batch import Experience
 from vrpo.data.prompts import prompt_rows
 from vrpo.data.text import decode, encode
 from vrpo.errors import UserError, shown
 from vrpo.files import sole_writer
-from vrpo.metrics.critic import latent_metrics
 from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings
-from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
 from vrpo.metrics.rollout import experience_metrics
-from vrpo.models.forward import policy_forward, read_logprobs
 from vrpo.models.loading import load_policy, refuse_non_finite, save_model
 from vrpo.models.lora import add_lora, without_lora
 from vrpo.models.recompute import recompute_layers
-from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
+from vrpo.rewards.calling import Reward
 from vrpo.rewards.experience import new_experience, repeats
-from vrpo.rollout.conversation import Environment, converse, replies
+from vrpo.rollout.conversation import Environment
 from vrpo.rollout.engines.transformers import check_model
 from vrpo.rollout.sampler import new_sampler
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
 from vrpo.training.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
+from vrpo.training.collector import Collector, Row
 from vrpo.training.identity import code_digest, fingerprint
 from vrpo.training.preflight import check_run
 from vrpo.training.processes import Processes
@@ -54,8 +50,6 @@ from vrpo.training.saved import check_saved
 from vrpo.training.updater import Updater, WarmUp
 
 logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 
 class Trainer:
@@ -70,7 +64,7 @@ class Trainer:
             takes (see `vrpo.rewards.calling`, TRL's functions too). None means that a response could not be scored: it is left
             out of every loss and counted. For a dialogue a score may be a list, one number for each of the policy's turns: each is
             earned at the end of its turn.
-        method: "vrpo", "ppo", "grpo", "dr_grpo", "rloo" or "reinforce_pp".
+        method: the algorithm `vrpo/algorithms/<method>.py`.
         seed: of everything random in the run.
         generation: how responses are sampled.
         precision: of forward passes; the weights keep the type they have.
@@ -118,11 +112,9 @@ class Trainer:
             raise UserError(f"policy: {shown(policy)} is no model; give a causal language model, a model's folder or a hub id")
         refuse_non_finite(policy, "the policy")
         check_model(policy, config.gradient_checkpointing)
-        self.config, self.tokenizer, self.seed = config, tokenizer, seed
-        self.generation = generation or GenerationConfig()
+        self.config, self.tokenizer, self.seed, self.generation = config, tokenizer, seed, generation or GenerationConfig()
         self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer, "validation data", none=True)
-        self.reward, self.clean_reward, self.environment = reward, clean_reward, environment
-        self.accuracy = accuracy or clean_reward or reward
+        self.reward, self.clean_reward, self.accuracy = reward, clean_reward, accuracy or clean_reward or reward
         check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
         self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
         rows = {"training": self.problems, "validation": self.validation}
@@ -131,11 +123,10 @@ class Trainer:
         self.processes = Processes(policy.device)
         policy.to(self.processes.device)
         self.algorithm = algorithm(config, policy, derive_seed(seed, "critic"))
-        self.critic: ValueModel | None = self.algorithm.critic
+        self.critic = self.algorithm.critic and self.algorithm.critic.model
         self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // self.algorithm.group_size
-        backbones = [policy, *([self.critic.backbone] if self.critic is not None else [])]
         if config.gradient_checkpointing:
-            for model in backbones:
+            for model in (policy, *([self.critic.backbone] if self.critic else ())):
                 recompute_layers(model)
         self.policy, self.reference = policy, None
         if config.lora is None:
@@ -144,9 +135,7 @@ class Trainer:
             self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
             if self.critic is not None and config.critic.backbone == "separate":
                 self.critic.backbone = add_lora(self.critic.backbone, config.lora, derive_seed(seed, "critic lora"))
-        self.sampler = new_sampler(self.policy, tokenizer, self.generation)
         self.updater = Updater(
-            config,
             self.policy,
             self.algorithm,
             temperature=self.generation.temperature,
@@ -155,10 +144,10 @@ class Trainer:
             precision=precision,
             processes=self.processes,
         )
+        self.collector = Collector(self.updater, self.reference, new_sampler(self.policy, tokenizer, self.generation), environment)
         self.iteration = -1  # the last one finished; 0 is the value warm-up
         self.under_way: WarmUp | None = None
         self.rollouts = 0
-        self.policy_updates = 0
         self.log: list[dict[str, float]] = []
         self.health: list[HealthWarning] = []
         self.timer = Timer()
@@ -179,8 +168,7 @@ class Trainer:
     def warm_up(self) -> dict[str, float]:
         """Iteration 0: fit the critic to rollouts of the initial policy, which stays as it is; then measure both."""
         row: dict[str, float] = {}
-        count = self.algorithm.warmup_rollouts
-        if self.critic is not None and count:
+        if count := self.algorithm.warmup_rollouts:
             if self.under_way is None:
                 rows = stream(self.problems, 0, count, self.seed, "warmup")
                 self.under_way = WarmUp(*self.collect(rows, repeats(rows), iteration=0))
@@ -195,17 +183,14 @@ class Trainer:
 
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: sample, score, estimate advantages, update critic and policy."""
-        group = self.algorithm.group_size
-        start = (iteration - 1) * self.prompts_per_iteration
-        prompts = stream(self.problems, start, self.prompts_per_iteration, self.seed, "train")
-        rows = [row for row in prompts for _ in range(group)]
+        count = self.prompts_per_iteration
+        prompts = stream(self.problems, (iteration - 1) * count, count, self.seed, "train")
+        rows = [row for row in prompts for _ in range(self.algorithm.group_size)]
         experience, metrics = self.collect(rows, repeats(rows), iteration)
         warm = min(1.0, iteration / max(self.config.lr_warmup, 1))
         self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
-        critic_epochs = self.config.critic.epochs if self.critic is not None else 0
-        metrics |= self.update(
-            experience, iteration, steps=self.config.minibatches, policy_epochs=self.config.epochs, critic_epochs=critic_epochs
-        )
+        passes = {"policy_epochs": self.config.epochs, "critic_epochs": self.config.critic.epochs if self.critic else 0}
+        metrics |= self.update(experience, iteration, steps=self.config.minibatches, **passes)
         if self._measured(iteration):
             metrics |= self.measure(critic=iteration == self.config.iterations)
         return metrics
@@ -232,121 +217,45 @@ class Trainer:
     def collect(self, rows: Sequence[Row], samples: Sequence[int], iteration: int) -> tuple[Experience, dict[str, float]]:
         """Sample one response per row, score it, and estimate advantages. Returns the experience and its metrics."""
         with self.timer("rollout") as elapsed:
-            rollout = self.sample(rows, derive_seed(self.seed, iteration, "rollout"))
+            rollout = self.collector.sample(rows, derive_seed(self.seed, iteration, "rollout"))
         self.rollouts += len(rows)
         with self.timer("reward"):
             texts = decode(self.tokenizer, rollout)
-            given = self.score(self.reward, rows, texts, iteration, samples)
-            clean = self.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
+            given = self.collector.score(self.reward, rows, texts, iteration, samples)
+            clean = self.collector.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
         with self.timer("values"):
             reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
-            experience, readings = self.read(new_experience(rollout, given), reference)
+            experience, found = self.collector.read(new_experience(rollout, given), reference)
         if self.config.kl_coefficient and self.config.kl_in == "reward":
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
-        metrics = experience_metrics(experience, given, clean, self.algorithm.estimate, self.config.gamma)
-        metrics |= latent_metrics(readings, experience.response_mask)
+        metrics = found | experience_metrics(experience, given, clean, self.algorithm.advantages, self.config.gamma)
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
-        advantages, returns = self.algorithm.estimate(experience, experience.rewards)
-        if self.algorithm.whiten:
-            advantages = masked_whiten(advantages, experience.response_mask)
-        return replace(experience, advantages=advantages, returns=returns), metrics
-
-    def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
-        """One response per row from the current policy."""
-        prompts = encode(self.tokenizer, [row["prompt"] for row in rows])
-        mine = self.processes.share(len(prompts))
-        self.sampler.update(self._weights(), self.policy_updates)
-        with self.updater.autocast():
-            places = range(mine.start, mine.stop)
-            part = converse(self.sampler, prompts[mine], replies(self.environment, rows[mine]), seed=seed, places=places)
-            if not self.sampler.exact_logprobs:
-                found = read_logprobs(self.policy, part, self.generation.temperature, self.config.micro_batch_size)
-                part = replace(part, logprobs=found)
-        return Rollout.concatenate(self.processes.gather(part))
-
-    def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        yield from without_lora(self.policy).state_dict().items()
-
-    def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
-        """One score per response (see `call_reward`)."""
-        mine = self.processes.share(len(rows))
-        parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine], self.config.reward_timeout))
-        return [score for part in parts for score in part]
-
-    @torch.no_grad()
-    def read(self, experience: Experience, reference: bool) -> tuple[Experience, dict[str, Tensor]]:
-        """Add the critic's readings of a fresh rollout, returned too, and with `reference` the reference's log-probabilities."""
-        if self.critic is None and not reference:
-            return experience, {}
-        mine = experience[self.processes.share(len(experience))]
-        own: dict[str, Tensor] = {}
-        for rows in mine.micro_batches(self.config.micro_batch_size):
-            micro = mine[rows].trim().to(self.processes.device)
-            with self.updater.autocast():
-                found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}
-                if self.critic is not None:
-                    found |= self.algorithm.read(micro, self.updater.critic_states(micro))
-            for name, reading in found.items():
-                whole = own.setdefault(name, torch.zeros(*mine.responses.shape, *reading.shape[2:]))
-                whole[rows, : reading.shape[1]] = reading.float().cpu()
-        parts = self.processes.gather(own)
-        readings = {name: torch.cat([part[name] for part in parts if part]) for name in max(parts, key=len)}
-        for whole in readings.values():
-            whole[~experience.response_mask] = 0.0
-        if reference:
-            experience = replace(experience, reference_logprobs=readings.pop("reference_logprobs"))
-        return (experience if self.critic is None else self.algorithm.annotate(experience, readings)), readings
-
-    def _reference_logprobs(self, micro: Experience) -> Tensor:
-        with self.policy.disable_adapter() if self.reference is None else nullcontext():
-            return policy_forward(self.reference or self.policy, micro, self.generation.temperature).logprobs
+        advantages, returns = self.algorithm.advantages(experience, experience.rewards)
+        normalised = self.algorithm.normalised(advantages, experience.response_mask)
+        return replace(experience, advantages=normalised, returns=returns), metrics
 
     def update(self, experience: Experience, iteration: int, **passes: Any) -> dict[str, float]:
         """Minibatch passes over an experience (see `Updater.update`)."""
-
-        def count() -> None:
-            self.policy_updates += 1
-
         with self.timer("update"):
-            return self.updater.update(experience, iteration, **passes, on_policy_step=count)
+            return self.updater.update(experience, iteration, **passes)
+
+    @property
+    def policy_updates(self) -> int:
+        """Optimiser steps of the policy so far."""
+        return self.updater.policy_updates
 
     def measure(self, critic: bool) -> dict[str, float]:
         """Held-out accuracy of the policy and, with `critic`, the critic's correlation with Monte-Carlo values."""
         if not self.validation:
             return {}
+        step, prefixes = self.iteration + 1, self.config.monte_carlo_prefixes
         with self.timer("measure"):
-            rollout = self.sample(self.validation, derive_seed(self.seed, "validation"))
-            texts = decode(self.tokenizer, rollout)
-            scores = self.score(self.accuracy, self.validation, texts, self.iteration + 1, repeats(self.validation))
-            require_scores(scores, "responses to the validation data")
-            known = [score for score in totals(scores) if score is not None]
-            metrics = {"validation/accuracy": sum(known) / len(known), "validation/length": float(rollout.lengths.float().mean())}
-            rows = self.validation[: self.config.monte_carlo_prefixes]
-            if critic and self.critic is not None and rows:
-                check = self._check_critic(rows, self.iteration + 1)
-                metrics |= {"critic/corr_mc": check.correlation, "critic/mse_mc": check.mean_squared_error, "critic/slope_mc": check.slope}
+            metrics = self.collector.measure(self.validation, self.accuracy, step)
+            if critic and self.critic is not None and prefixes:
+                metrics |= self.collector.check_critic(self.validation[:prefixes], self.clean_reward or self.reward, step)
         return metrics
-
-    def _check_critic(self, rows: Sequence[Row], step: int) -> MonteCarloCheck:
-        """Monte-Carlo check in one state of a response to each row, each process on its share."""
-        samples, reward = self.config.monte_carlo_samples, self.clean_reward or self.reward
-        repeated, mine = [row for row in rows for _ in range(samples)], self.processes.share(len(rows))
-        own = slice(mine.start * samples, mine.stop * samples)
-        with self.updater.autocast():
-            check = monte_carlo_check(
-                self.sampler,
-                self.critic,
-                encode(self.tokenizer, [row["prompt"] for row in rows[mine]]),
-                lambda texts: call_reward(reward, repeated[own], texts, step, repeats(repeated)[own], self.config.reward_timeout),
-                samples=samples,
-                seed=derive_seed(self.seed, step, "monte carlo"),
-                reply=replies(self.environment, rows[mine]),
-                places=range(mine.start, mine.stop),
-                gamma=self.config.gamma,
-            )
-        return MonteCarloCheck.concatenate(self.processes.gather(check))
 
     def save(self) -> None:
         """Write the checkpoint, if the run has one."""
@@ -367,10 +276,10 @@ class Trainer:
         tensors, meta = load_checkpoint(self.checkpoint, self.fingerprint)
         unpack(tensors, self.updater.models, self.updater.optimizers)
         self.updater.scaler.load_state_dict(meta["scaler"])
-        self.iteration, self.rollouts, self.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
+        self.iteration, self.rollouts, self.updater.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
         self.log, self.timer.seconds = meta["log"], meta["seconds"]
         self.health = [HealthWarning(**warning) for warning in meta["health"]]
-        self.under_way = WarmUp.unpack(tensors, meta["warmup"]) if meta["warmup"] else None
+        self.under_way = WarmUp.unpack(tensors, meta["warmup"], self.algorithm.critic.Experience) if meta["warmup"] else None
         if meta["code"] != code_digest():
             logger.warning("%s was written by other code than goes on now: the run will be a mixture of both", self.checkpoint)
         if self.processes.is_main:

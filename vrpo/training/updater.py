@@ -12,17 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vrpo.config import Precision, TrainConfig
-from vrpo.critics.value_model import ValueModel
+from vrpo.algorithms.base import Algorithm
+from vrpo.config import Precision
 from vrpo.data.batch import Experience
 from vrpo.errors import UserError
 from vrpo.models.precision import broken_gradient, refuse_half_weights
-from vrpo.models.states import backbone_states, response_states
 from vrpo.seeding import generator
 from vrpo.training.objective import policy_terms
 from vrpo.training.processes import Processes
 
-COUNTED_MASKS = ("response_mask", "entropy_mask", "surprisal_mask")
 # Of the whole gradient's norm. What is smaller in a bias may be rounding of float32 sums, where the true gradient is 0: a key's bias changes
 # no attention. Adam would make whole steps of it, others for every split into micro-batches.
 BIAS_NOISE = 2.0**-24
@@ -51,19 +49,18 @@ class WarmUp:
         return tensors, {"row": self.row, "progress": asdict(self.progress)}
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> WarmUp:
-        """What `pack` gave; other tensors are left out."""
+    def unpack(cls, tensors: dict[str, Tensor], meta: dict[str, Any], kind: type[Experience]) -> WarmUp:
+        """What `pack` gave, of an experience of this kind; other tensors are left out."""
         own = {name.removeprefix("warmup/"): value for name, value in tensors.items() if name.startswith("warmup/")}
-        return cls(Experience(**own), meta["row"], Progress(**meta["progress"]))
+        return cls(kind(**own), meta["row"], Progress(**meta["progress"]))
 
 
 class Updater:
     """Updates a policy and its algorithm's critic on an experience.
 
     Args:
-        config: the run's parameters.
         policy: causal LM.
-        algorithm: see `vrpo.algorithms.ppo.PPO`.
+        algorithm: has the policy's loss, the critic and the run's parameters.
         temperature, max_new_tokens: of the samples; in dialogues the tokens of all turns.
         seed: the run's.
         precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
@@ -75,9 +72,8 @@ class Updater:
 
     def __init__(
         self,
-        config: TrainConfig,
         policy: nn.Module,
-        algorithm: Any,
+        algorithm: Algorithm,
         *,
         temperature: float,
         max_new_tokens: int,
@@ -85,17 +81,18 @@ class Updater:
         precision: Precision,
         processes: Processes,
     ) -> None:
-        self.config, self.policy, self.algorithm, self.seed, self.processes = config, policy, algorithm, seed, processes
+        config = self.config = algorithm.config
+        self.policy, self.algorithm, self.seed, self.processes = policy, algorithm, seed, processes
         self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
-        self.critic: ValueModel | None = algorithm.critic
+        self.critic, self.policy_updates = algorithm.critic, 0
         self.shared = self.critic is not None and config.critic.backbone == "shared"
         self.models = nn.ModuleDict({"policy": policy}).eval()  # for good: with dropout, ratios would differ from 1 before a step
         learning = [p for p in policy.parameters() if p.requires_grad]
         self.optimizers = {"policy": torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)}
         if self.critic is not None:
-            self.models["critic"] = self.critic.eval()
+            self.models["critic"] = self.critic.model.eval()
             policys = set(map(id, policy.parameters()))
-            own = [p for p in self.critic.parameters() if p.requires_grad and id(p) not in policys]
+            own = [p for p in self.critic.model.parameters() if p.requires_grad and id(p) not in policys]
             self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
         for name, optimizer in self.optimizers.items():
             refuse_half_weights(name, optimizer.param_groups[0]["params"])
@@ -114,14 +111,13 @@ class Updater:
         steps: int,
         policy_epochs: int,
         critic_epochs: int,
-        on_policy_step: Callable[[], None],
         progress: Progress | None = None,
         on_epoch: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """Passes over an experience, `steps` optimiser steps each; returns the mean of every loss and norm over the steps.
 
-        In float16 also the number of steps that were skipped; `on_policy_step` is not called for these. A minibatch without a scored
-        token is no step.
+        In float16 also the number of steps that were skipped; they do not count as `policy_updates`. A minibatch without a scored token is
+        no step.
         With the `progress` of an update that was stopped between two passes it goes on from there; `on_epoch` is called after each.
         """
         progress = progress or Progress()
@@ -129,14 +125,13 @@ class Updater:
         for epoch in range(progress.epochs, max(policy_epochs, critic_epochs)):
             order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
             train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
-            if train_critic and len(self.critic.head.encoders):
-                experience = replace(experience, latent_noise=self.latent_noise(experience, iteration, epoch))
+            if train_critic:
+                experience = replace(experience, latent_noise=self.critic.noise(experience, self.seed, iteration, epoch))
             for rows in order.tensor_split(steps):
                 if not experience.response_mask[rows].any():  # nothing of it is scored: no step, and no zeros in the means
                     continue
                 metrics = self.step(experience[rows], iteration, train_policy, train_critic)
-                if train_policy and not metrics.get("policy/skipped_steps"):
-                    on_policy_step()
+                self.policy_updates += train_policy and not metrics.get("policy/skipped_steps")
                 for key, value in metrics.items():
                     totals.setdefault(key, []).append(value)
             progress.epochs = epoch + 1
@@ -159,8 +154,8 @@ class Updater:
     def step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
         """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches and processes it is split into."""
         batch = batch.blank_padding()
-        counts = {name: mask.sum() for name in COUNTED_MASKS if (mask := getattr(batch, name)) is not None}
-        counts["policy"] = self.algorithm.loss_count(batch.response_mask, self.max_new_tokens)
+        counts = {name: value.sum() for name, value in vars(batch).items() if value is not None and value.dtype == torch.bool}
+        counts |= {"responses": batch.response_mask.any(1).sum(), "max_new_tokens": torch.tensor(self.max_new_tokens)}
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         self.scaler.scale(torch.zeros((), device=self.processes.device))  # it must exist where a process has no rows too
@@ -208,24 +203,14 @@ class Updater:
         metrics: dict[str, float] = {}
         hidden = None
         if train_policy:
-            kind = {"whole_response": self.algorithm.whole_response, "hidden": self.shared and train_critic}
-            terms, metrics, hidden = policy_terms(self.policy, micro, self.config, self.temperature, counts, **kind)
+            hidden = self.shared and train_critic
+            terms, metrics, hidden = policy_terms(self.policy, self.algorithm, micro, self.temperature, counts, hidden)
         if train_critic:
             if hidden is None:
                 # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
                 with torch.set_grad_enabled(not self.shared):
-                    hidden = self.critic_states(micro)
-            value_terms, readings = self.algorithm.value_terms(micro, hidden, counts)
+                    hidden = self.critic.model.states(micro)
+            value_terms, readings = self.critic.loss(micro, hidden, counts)
             terms |= {f"critic/{name}": term for name, term in value_terms.items()}
             metrics |= {f"critic/{name}": reading for name, reading in readings.items()}
         return terms, metrics
-
-    def critic_states(self, batch: Experience) -> Tensor:
-        """The critic's states that predict the response, [B, T, H]."""
-        hidden = backbone_states(self.critic.backbone, batch.input_ids, batch.attention_mask)
-        return response_states(hidden, batch.responses.shape[1])
-
-    def latent_noise(self, experience: Experience, iteration: int, epoch: int) -> Tensor:
-        """Standard normal draws [B, T, depth, Z] for one pass of the critic."""
-        shape = (*experience.response_mask.shape, len(self.critic.head.encoders), self.critic.settings["latent_size"])
-        return torch.randn(shape, generator=generator(self.seed, iteration, epoch, "latent"))

@@ -1,0 +1,79 @@
+"""What the trainer asks of an algorithm. The method `x` is the `Algorithm` that `vrpo/algorithms/x.py` defines."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vrpo.algorithms.losses import clipped, policy_loss
+from vrpo.config import TrainConfig
+from vrpo.critics.base import Critic
+from vrpo.data.batch import Experience
+from vrpo.data.masking import masked_mean
+from vrpo.errors import UserError
+from vrpo.kinds import find
+
+
+class Algorithm:
+    """Turns scored rollouts into advantages, and these into a loss of the policy.
+
+    Args:
+        config: the run's parameters.
+        policy: the SFT model, from which a critic starts.
+        seed: draws the critic's head.
+
+    Attributes:
+        grouped: the responses to one prompt are compared with each other: there are `train.group_size` of them instead of one.
+        own_critic: its critic where `train.critic.kind` names no other; None: it has none.
+    """
+
+    grouped = False
+    own_critic: type[Critic] | None = None
+
+    def __init__(self, config: TrainConfig, policy: nn.Module, seed: int) -> None:
+        self.config = config
+        self.group_size = config.group_size if self.grouped else 1
+        kind = self.own_critic
+        if kind and config.critic.kind:
+            kind = find("critics", config.critic.kind, "train.critic.kind")
+        self.critic = kind(config.critic, policy, seed) if kind else None
+        self.warmup_rollouts = config.critic.warmup_rollouts if kind else 0
+
+    def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Advantages and the critic's targets, both [B, T], in the unit of `rewards` [B, T]; None without a critic.
+
+        Masked positions of either may hold anything.
+        """
+        raise NotImplementedError
+
+    def normalised(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """The advantages [B, T] as the loss takes them, over all rollouts of an iteration; by default as they are."""
+        return advantages
+
+    def loss_count(self, counts: dict[str, Tensor]) -> Tensor:
+        """What `policy_loss` divides the sum over an optimiser batch by: its response tokens (DAPO's and TRL's default)."""
+        return counts["response_mask"]
+
+    def policy_loss(self, batch: Experience, logprobs: Tensor, counts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """A micro-batch's share of the surrogate, a scalar that is minimised, and of metrics. By default PPO's, token by token.
+
+        Args:
+            batch: a micro-batch with advantages.
+            logprobs: float32 [B, T] of its tokens under the policy that learns, 0 where masked.
+            counts: over the whole optimiser batch, so that shares add up: the True positions of each mask by its name, `responses`, those
+                with a token in `response_mask`, and `max_new_tokens`, the longest that a response could be (in a dialogue all of its turns).
+        """
+        mask, sides = batch.response_mask, (logprobs, batch.logprobs, batch.advantages, self.config.clip_range)
+        clip = masked_mean(clipped(*sides).float(), mask, counts["response_mask"])
+        return masked_mean(policy_loss(*sides), mask, self.loss_count(counts)), {"clip_fraction": clip.item()}
+
+
+def find_algorithm(name: str, config: TrainConfig) -> type[Algorithm]:
+    """The algorithm of this name, for a run with these parameters.
+
+    Raises:
+        UserError: there is none, or it cannot run so.
+    """
+    algorithm = find("algorithms", name, "method")
+    if algorithm.grouped and config.group_size == 1:
+        raise UserError(f"train.group_size = 1: {name} compares the responses to one prompt with each other; use 2 or more")
+    return algorithm
