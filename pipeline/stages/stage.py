@@ -15,8 +15,8 @@ from pipeline import preflight
 from pipeline.arguments import input_file, new_parser, one_of, whole
 from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.files import not_found, write_json
-from pipeline.params import Params
-from vrpo.config import Method, load_params
+from pipeline.params import Params, load_params
+from vrpo.config import Method
 from vrpo.errors import OutOfReach, UserError
 
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}

@@ -136,7 +136,7 @@ def test_hanging_server_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyP
 CHILD = """
 import sys, time
 from pipeline.tracking import record as tracking
-from vrpo.config import Params
+from pipeline.params import Params
 with tracking.record(f"train-ppo-{sys.argv[1]}", stage="train", params=Params(), arguments=("ppo", int(sys.argv[1]))) as record:
     for step in range(50):
         record.metrics({"iteration": step, "loss": step / 7}, step)
