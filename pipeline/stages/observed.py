@@ -1,15 +1,14 @@
 """The reward that training sees, for training itself and for measuring it: a rule on the noisy labels or a learned reward, through the
-noise channels of params.label, corrected where params.reward asks for it. And the clean one, which nothing learns from.
+channels of params.noise, corrected where params.reward asks for it. And the clean one, which nothing learns from.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipeline.params import LabelConfig, Params
+from pipeline.params import Params
 
 CHECKED, EVALUATED = -1, -2  # what stands for the iteration in the draws of noise outside training
-CHANNELS = ("false_positive_rate", "false_negative_rate", "prompt_flip_rate", "heavy_tail_scale", "heavy_tail_degrees")
 
 
 def observed_reward(params: Params, task: Any, seed: int) -> Any:
@@ -25,31 +24,16 @@ def observed_reward(params: Params, task: Any, seed: int) -> Any:
         def reward(prompts: list[str], responses: list[str], *, label: list[str], **_: Any) -> list:
             return score(responses, label)
 
-    channels = noise_channels(params.label, seed)
-    if not channels:
+    if not params.noise:
         return reward
-    from vrpo.rewards.noise import compose
+    from vrpo.rewards.noise import Noise
 
-    channel = compose(*channels)
+    noise = Noise(params.noise, seed)
 
     def noisy(prompts: list[str], responses: list[str], *, id: list[str], step: int, samples: list[int], **columns: Any) -> list:
-        return channel(reward(prompts, responses, **columns), step=step, ids=id, samples=samples)
+        return noise(reward(prompts, responses, **columns), step=step, ids=id, samples=samples, responses=responses)
 
     return noisy
-
-
-def noise_channels(label: LabelConfig, seed: int) -> list[Any]:
-    """The channels that `label` asks for, in the order in which rewards pass through them."""
-    from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip
-
-    channels: list[Any] = []
-    if label.prompt_flip_rate:
-        channels.append(PromptFlip(label.prompt_flip_rate, seed))
-    if label.false_positive_rate or label.false_negative_rate:
-        channels.append(NoiseChannel(label.false_positive_rate, label.false_negative_rate, seed))
-    if label.heavy_tail_scale:
-        channels.append(HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed))
-    return channels
 
 
 def clean_reward(params: Params, task: Any) -> Any:
@@ -66,13 +50,12 @@ def corrected_reward(
         return observed
     from vrpo.rewards.corrections import CorrectedReward, FlipRates
 
-    label = params.label
     if params.reward.checked_samples:
         rates = _checked_rates(params, observed, policy, tokenizer, task, problems, seed)
         origin = f"{rates.checked} samples checked"
     else:
-        rates = FlipRates.known(label.false_positive_rate, label.false_negative_rate, label.prompt_flip_rate)
-        origin = "set in `label`; wrong labels are not among them"
+        rates = FlipRates.known(params.noise)
+        origin = "set in `noise`; wrong labels are not among them"
     print(f"correction: flip rates {rates.false_positive:.3f} and {rates.false_negative:.3f} ({origin})")
     return CorrectedReward(observed, params.reward.correction, rates)
 
@@ -98,8 +81,9 @@ def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, t
 def acting_noise(params: Params, labels: dict[str, Any]) -> dict[str, Any]:
     """The noise of a run's rewards: `labels` (noise.json) where rules read them, that of the preferences where rewards are learned.
     Channels act on both."""
-    reward = params.reward
+    reward, channels = params.reward, [channel.model_dump() | {"description": channel.describe()} for channel in params.noise]
+    acting = {"reward": reward.kind, "channels": channels}
     if reward.kind == "rule":
-        return labels | {"reward": "rule"}
+        return labels | acting
     noise = {"kind": f"{reward.kind}_reward", "label_error": reward.label_error, "length_bias": reward.length_bias}
-    return noise | {key: labels.get(key) for key in CHANNELS} | {"pairwise_accuracy": reward.accuracy, "reward": reward.kind}
+    return noise | {"pairwise_accuracy": reward.accuracy} | acting

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.files import read_jsonl
+from pipeline.overlays import complaints
 from pipeline.params import Params
 from pipeline.study.file import cell_key
 
@@ -25,7 +26,8 @@ def finished(path: Path) -> dict[str, dict[str, Any]]:
         try:
             found[cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"]))] = line
         except (ValidationError, KeyError) as error:
-            older.append((number, str(error).splitlines()[1] if isinstance(error, ValidationError) else f"no {error}"))
+            alone, together = complaints(Params, line["params"]) if isinstance(error, ValidationError) else ([f"no {error}"], [])
+            older.append((number, [*alone, *together][0]))
     if older:
         first, reason = older[0]
         print(
