@@ -101,10 +101,11 @@ class SFTConfig(Section):
 
 
 class RewardConfig(Section):
-    """Reward used in training: rules on the noisy labels, or a learned reward model."""
+    """Reward used in training: rules on the noisy labels, a learned reward model, or a function of your own."""
 
     # "model": a classifier of whole responses; "implicit": log-ratio of a preference-trained policy to the cold start (DPO)
-    kind: Literal["rule", "model", "implicit"] = "rule"
+    kind: Literal["rule", "model", "implicit", "function"] = "rule"
+    function: Text | None = None  # kind function: file.py:name, the path from the project's folder
     pairs: Count = 512  # of responses that a learned reward is trained on
     label_error: Probability = 0.2  # share of preference pairs whose order is flipped
     length_bias: Probability = 0.0  # share of pairs decided by length instead
@@ -119,6 +120,12 @@ class RewardConfig(Section):
     correction: Literal["none", "backward", "forward"] = "none"  # for flip rates
     checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates that `noise` sets
     seed: Seed = 0  # of pairs, their errors and a learned reward's training
+
+    @model_validator(mode="after")
+    def _functions_are_named(self) -> RewardConfig:
+        if self.kind == "function" and self.function is None:
+            raise ValueError("kind = 'function': set function too, to file.py:name, e.g. my_rewards.py:score")
+        return self
 
 
 class EvaluateConfig(Section):
@@ -151,7 +158,9 @@ class Params(Section):
     prepare: PrepareConfig = PrepareConfig()
     base: BaseConfig = BaseConfig()
     label: LabelConfig = LabelConfig()
-    noise: list[AnyChannel] = Field(default_factory=list)  # channels through which rewards pass, the first one first; each entry has one of the kinds below
+    noise: list[AnyChannel] = Field(
+        default_factory=list
+    )  # channels through which rewards pass, the first one first; each entry has one of the kinds below
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()

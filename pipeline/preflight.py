@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import own_code
 from pipeline.overlays import Loader, read_yaml
 from pipeline.params import Params
 from vrpo.config import RuntimeConfig
@@ -26,9 +27,10 @@ def check(params: Params) -> None:
     """Stop what would fail after minutes of work.
 
     Raises:
-        UserError: this machine lacks the device or the CPUs, or the cold start wants more problems than there will be.
+        UserError: this machine lacks the device or the CPUs, own code is not there, or the cold start wants more problems than there will be.
     """
     check_machine(params.runtime)
+    own_code.check(params, Path())
     wanted, there = params.sft.demonstrations, params.prepare.train_size
     if wanted > there:
         raise UserError(

@@ -127,6 +127,7 @@ def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     noise = runs[0].evaluation["noise"] or {}
     rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:"}
     noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
+    noises += [noise["function"]] if "function" in noise else []
     noises += [f"{name} {number(noise[key], 0, 100)} %" for key, name in rates.items() if is_number(noise.get(key))]
     noises += [channel["description"] for channel in noise.get("channels", [])]
     methods = ", ".join(method.upper() for method in summary["methods"])

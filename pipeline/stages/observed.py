@@ -1,20 +1,25 @@
-"""The reward that training sees, for training itself and for measuring it: a rule on the noisy labels or a learned reward, through the
+"""The reward that training sees, for training itself and for measuring it: a rule on the noisy labels, a learned or one's own, through the
 channels of params.noise, corrected where params.reward asks for it. And the clean one, which nothing learns from.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from pipeline import own_code
 from pipeline.params import Params
 
 CHECKED, EVALUATED = -1, -2  # what stands for the iteration in the draws of noise outside training
+COLUMNS = ("id", "answer", "label")  # of the rows that rewards are asked about
 
 
 def observed_reward(params: Params, task: Any, seed: int) -> Any:
     """What training sees, before any correction; as `vrpo.training.trainer.Trainer` calls it. Rules need the column `label`, learned rewards
-    `answer` (dialogues are read whole) and noise `id`."""
-    if params.reward.kind != "rule":
+    `answer` (dialogues are read whole), noise `id`, and functions what they name of `COLUMNS`."""
+    if params.reward.kind == "function":
+        reward = own_reward(params)
+    elif params.reward.kind != "rule":
         from pipeline.stages.reward import learned_reward
 
         reward = learned_reward(params, task)
@@ -31,9 +36,23 @@ def observed_reward(params: Params, task: Any, seed: int) -> Any:
     noise = Noise(params.noise, seed)
 
     def noisy(prompts: list[str], responses: list[str], *, id: list[str], step: int, samples: list[int], **columns: Any) -> list:
-        return noise(reward(prompts, responses, **columns), step=step, ids=id, samples=samples, responses=responses)
+        rewards = reward(prompts, responses, id=id, step=step, samples=samples, **columns)
+        return noise(rewards, step=step, ids=id, samples=samples, responses=responses)
 
     return noisy
+
+
+def own_reward(params: Params) -> Any:
+    """The function that `reward.function` names.
+
+    Raises:
+        UserError: it cannot be loaded, or wants a column that nobody has.
+    """
+    from vrpo.rewards.calling import check_reward, plain_reward
+
+    function = own_code.load(str(params.reward.function), Path())
+    check_reward(function, COLUMNS)
+    return plain_reward(function)
 
 
 def clean_reward(params: Params, task: Any) -> Any:
@@ -80,10 +99,12 @@ def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, t
 
 def acting_noise(params: Params, labels: dict[str, Any]) -> dict[str, Any]:
     """The noise of a run's rewards: `labels` (noise.json) where rules read them, that of the preferences where rewards are learned.
-    Channels act on both."""
+    Channels act on all."""
     reward, channels = params.reward, [channel.model_dump() | {"description": channel.describe()} for channel in params.noise]
     acting = {"reward": reward.kind, "channels": channels}
     if reward.kind == "rule":
         return labels | acting
+    if reward.kind == "function":
+        return {"kind": "own_reward", "function": reward.function} | acting
     noise = {"kind": f"{reward.kind}_reward", "label_error": reward.label_error, "length_bias": reward.length_bias}
     return noise | {"pairwise_accuracy": reward.accuracy} | acting

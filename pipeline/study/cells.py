@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import own_code
 from pipeline.files import LONE_SURROGATES, read_json, read_jsonl, write_json
 from pipeline.params import Params
 from pipeline.study.file import UNDECIDED, Cell, digest
@@ -79,6 +80,9 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     if made["sft"]["accuracy"] < cell.cold_start:
         return line | {"accuracy_init": made["sft"]["accuracy"]}
     _link([Path(root) / folder_of(stage, cell.params) for stage in CELL], folder)
+    for file in own_code.files(cell.params):  # by the same path as from the project's folder
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        _link_file(Path(root) / file, folder / file)
     record = CellRecord(Path(root) / tracking.FOLDER / cell.study / f"{cell.key}.jsonl", _start_event(cell))
     if cell.kind == "critic":
         line |= _within(folder, lambda: critic.run(*arguments, record=record))
@@ -132,10 +136,15 @@ def _link(sources: list[Path], folder: Path) -> None:
             target = folder / file.relative_to(source)
             if file.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
-            elif not target.exists():
+            else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)  # a link that leads nowhere
-                target.symlink_to(os.path.relpath(file.resolve(), target.parent))
+                _link_file(file, target)
+
+
+def _link_file(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.unlink(missing_ok=True)  # a link that leads nowhere
+        target.symlink_to(os.path.relpath(source.resolve(), target.parent))
 
 
 def _within(folder: Path, work: Callable[[], Any]) -> Any:

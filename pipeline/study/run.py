@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import own_code
 from pipeline.files import append_line
 from pipeline.leash import workers
 from pipeline.preflight import check_machine
@@ -45,6 +46,8 @@ def _run_missing(path: Path, cells: list[Cell], jobs: int, minutes: float, table
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
     for runtime in {cell.params.runtime for cell in missing}:
         check_machine(runtime)
+    for cell in missing:
+        own_code.check(cell.params, Path())
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
     planned: set[Path] = set()

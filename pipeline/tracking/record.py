@@ -90,6 +90,8 @@ def describe_noise(params: Params) -> str:
     if reward.kind == "rule":
         sources = {"majority_vote": f"majority vote of {label.votes}", "dataset": "labels of the data set", "clean": "clean labels"}
         parts = [sources[label.source], *[f"{percent(label.wrong_reference_rate)} wrong references"] * bool(label.wrong_reference_rate)]
+    elif reward.kind == "function":
+        parts = [f"own reward {reward.function}"]
     else:
         name = {"model": "reward model", "implicit": "implicit reward"}[reward.kind]
         parts = [name, f"{percent(reward.label_error)} wrong pairs"]
