@@ -1,4 +1,4 @@
-"""Write docs/parameters.md from the models in `pipeline/params.py` and `vrpo/config.py`: python -m docs.parameters.
+"""Write docs/parameters.md from the models in `pipeline/params.py`, `vrpo/config.py` and `vrpo/rewards/noise/`: python -m docs.parameters.
 
 Types, limits and defaults come from pydantic's JSON schema, descriptions from the comments beside (or right above) the fields.
 """
@@ -13,16 +13,17 @@ import textwrap
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline.overlays import models_in
 from pipeline.params import Params
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Parameters
 
-Written by `python -m docs.parameters` from the schema in `pipeline/params.py` and `vrpo/config.py`; a test holds it current. `params.yaml` sets the values. A key that
+Written by `python -m docs.parameters` from the schema in `pipeline/params.py`, `vrpo/config.py` and `vrpo/rewards/noise/`; a test holds it current. `params.yaml` sets the values. A key that
 it leaves out has its default. A wrong key or value stops every stage before it starts, with its name.
 
 `domain` lays the values under `domains.<name>` over the sections: `math` (nothing more), `science`, `dialogue`, or one of
@@ -45,12 +46,11 @@ def _section(name: str, model: type[BaseModel]) -> Iterator[str]:
     schema, said, inner = model.model_json_schema(), comments(model), {}
     rows = []
     for key, field in model.model_fields.items():
-        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if kinds:
-            inner[key] = kinds[0]
-        if not kinds or field.default is None:  # a section that is off until it is named
-            allowed, default = _allowed(schema["properties"][key]), json.dumps(field.get_default(call_default_factory=True))
-            cells = f"`{key}`", allowed, f"`{default}`", said.get(key, "").replace("|", "\\|")
+        kinds = models_in(field.annotation)
+        inner |= {f"{key}: {kind.model_fields['kind'].default}" if len(kinds) > 1 else key: kind for kind in kinds}
+        if kinds != [field.annotation]:  # no section, or one that is off until it is named, or a list of them
+            default = "" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+            cells = f"`{key}`", _allowed(schema["properties"][key]), default, said.get(key, "").replace("|", "\\|")
             rows.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     yield f"## {name or 'At the top'}\n\n{inspect.getdoc(model)}\n\n| key | allowed | default | meaning |\n| --- | --- | --- | --- |"
     yield from [*rows, ""]
@@ -64,8 +64,8 @@ def _allowed(entry: dict[str, Any]) -> str:
         return " or ".join(map(_allowed, entry["anyOf"]))
     if values := entry.get("enum") or [entry[key] for key in ("const",) if key in entry]:
         return ", ".join(f"`{value}`" for value in values)
-    if "$ref" in entry:
-        return "a section"
+    if "$ref" in entry or "oneOf" in entry:
+        return "a section" if "$ref" in entry else "sections"
     if entry["type"] == "array":
         return f"list of {_allowed(entry['items'])}"
     limits = [f"{sign} {entry[key]:.10g}" for key, sign in SIGNS.items() if key in entry]

@@ -20,12 +20,10 @@ def domain_of(params: Params) -> Domain:
     """
     if not own_code.is_spec(params.domain):
         return loader.load_domain(params.domain)
-    try:
+    with own_code.naming("domain", params.domain):
         domain = own_code.load(params.domain, Path())
         if not isinstance(domain, Domain):
             raise UserError(f"is {domain!r:.60}, no vrpo.tasks.base.Domain; write NAME = Domain(title=..., procedural=...)")
-    except UserError as error:
-        raise UserError(f"domain = {params.domain!r}: {error}") from error.__cause__
     try:
         params.fit(domain)
     except ValueError as error:

@@ -14,12 +14,20 @@ from vrpo.errors import UserError
 from vrpo.tasks import loader
 
 TOP = ("domain", "profile", "methods", "seeds")  # what DVC reads from the top of the file, to know its stages
+RENAMED = {  # keys of before, and what stands in their place; {} is their value
+    "label.false_positive_rate": "noise: [{{kind: flip, false_positive: {}}}]",
+    "label.false_negative_rate": "noise: [{{kind: flip, false_negative: {}}}]",
+    "label.prompt_flip_rate": "noise: [{{kind: prompt_flip, rate: {}}}]",
+    "label.heavy_tail_scale": "noise: [{{kind: heavy_tail, scale: {}}}]",
+    "label.heavy_tail_degrees": "noise: [{{kind: heavy_tail, scale: ..., degrees: {}}}]",
+}
 CURES = {  # what pydantic's message leaves open, by type of error
     "int_type": "; write a whole number without quotes or fraction",
     "float_type": "; write a number without quotes",
     "bool_type": "; write true or false",
     "list_type": "; write [one, another]",
     "model_type": "; write keys and values below it, or {}",
+    "union_tag_not_found": "; name the kind first, as in {kind: flip, false_positive: 0.2}",
 }
 
 
@@ -166,6 +174,8 @@ def complaints(model: type[BaseModel], values: dict[str, Any], place: str = "") 
             where = ".".join(str(part) for part in (*filter(None, [place]), *issue["loc"]))
             if issue["type"] == "value_error":
                 together.append(": ".join(filter(None, [where, str(issue["ctx"]["error"])])))
+            elif new := RENAMED.get(".".join(map(str, issue["loc"]))):
+                alone.append(f"{where}: is now {new.format(issue['input'])}")
             elif issue["type"] == "extra_forbidden":
                 alone.append(f"{where}: unknown key; remove it or fix its spelling{_did_you_mean(model, issue['loc'])}")
             else:
@@ -176,8 +186,16 @@ def complaints(model: type[BaseModel], values: dict[str, Any], place: str = "") 
 
 def _did_you_mean(model: Any, location: tuple[Any, ...]) -> str:
     """Suggest the closest known key beside a misspelt one."""
+    kinds = [model]
     for part in location[:-1]:
-        annotation = model.model_fields[part].annotation
-        model = next(kind for kind in (annotation, *get_args(annotation)) if hasattr(kind, "model_fields"))  # `Section | None` too
+        if part in model.model_fields:
+            kinds = models_in(model.model_fields[part].annotation)
+        model = next((kind for kind in kinds if "kind" in kind.model_fields and kind.model_fields["kind"].default == part), kinds[0])
     close = get_close_matches(str(location[-1]), list(model.model_fields), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field takes: itself, the one beside None, the kinds of a list's entries."""
+    own = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return [annotation] if own else [model for part in get_args(annotation) for model in models_in(part)]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import symtable
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from hashlib import sha256
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 from pipeline.files import left_behind
 from vrpo.errors import UserError
@@ -19,9 +25,35 @@ def is_spec(value: str) -> bool:
     return ":" in value or value.endswith(".py")
 
 
+def named(params: Any) -> dict[str, str]:
+    """What of `pipeline.params.Params` names code of one's own, by parameter."""
+    found = {"domain": params.domain} if is_spec(params.domain) else {}
+    return found | ({"reward.function": params.reward.function} if params.reward.kind == "function" else {})
+
+
+def files(params: Any) -> list[Path]:
+    """The files of all that is `named`, relative to the project's folder."""
+    return [file_of(spec) for spec in named(params).values()]
+
+
 def file_of(spec: str) -> Path:
     """The file of FILE.py:NAME."""
     return Path(spec.rpartition(":")[0])
+
+
+def digest(params: Any) -> str:
+    """Of the content of `files`; "" where there are none."""
+    content = b"".join(path.read_bytes() for path in files(params))
+    return sha256(content).hexdigest()[:16] if content else ""
+
+
+@contextmanager
+def naming(parameter: str, spec: str) -> Iterator[None]:
+    """Put parameter and value before the message of a `UserError`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{parameter} = {spec!r}: {error}") from error.__cause__
 
 
 def check(spec: str, root: Path) -> None:
@@ -31,24 +63,31 @@ def check(spec: str, root: Path) -> None:
         spec: FILE.py:NAME, the file relative to `root`.
 
     Raises:
-        UserError: it is not; says what to do, the caller says for which parameter.
+        UserError: it is not; says what to do, the caller says for which parameter (see `naming`).
     """
     file, _, name = spec.rpartition(":")
-    if not file or not name.isidentifier():
-        raise UserError(f"write FILE.py:NAME, for instance {file or spec}:DOMAIN")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise UserError("write FILE.py:NAME, the file and what to take from it")
     path = root / file
     if not path.is_file():
         raise UserError(left_behind(path) or f"no file {file} in {root.resolve()}; correct the path")
     try:
-        top = symtable.symtable(path.read_text(encoding="utf-8"), str(path), "exec").get_symbols()
+        text = path.read_text(encoding="utf-8")
+        compile(text, str(path), "exec")
+        top, stars = symtable.symtable(text, str(path), "exec").get_symbols(), ast.walk(ast.parse(text))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error}); correct the path or the file") from None
     except (SyntaxError, ValueError) as error:  # ValueError: not UTF-8, or a NUL
         raise UserError(f"{file}, line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}; correct it") from None
-    names = {symbol.get_name() for symbol in top if symbol.is_assigned() or symbol.is_imported()}
-    if name not in names:
-        raise UserError(f"{file} defines no {name} at its top; define it, or use one of {', '.join(sorted(names)) or 'none'}")
+    names = [symbol.get_name() for symbol in top if symbol.is_assigned() or symbol.is_imported()]
+    if name not in names and not any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in stars):
+        close = get_close_matches(name, names, n=1)
+        raise UserError(
+            f"{file} defines no {name} at its top{f' (did you mean {close[0]}?)' if close else ''}; define it, or correct the name"
+        )
 
 
-def load(spec: str, root: Path) -> object:
+def load(spec: str, root: Path) -> Any:
     """What FILE.py:NAME names. The file is run once a process; its folder joins the end of the import path, so that files beside it can be
     imported and worker processes, which inherit the path, find what was pickled.
 
@@ -79,5 +118,6 @@ def _run(path: Path, file: str) -> None:
     except Exception as error:
         del sys.modules[path.stem]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        raise UserError(f"{file}, line {lines[-1] if lines else 1}: {type(error).__name__}: {error}; correct it") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{file}, line {lines[-1] if lines else 1}, cannot be run ({reason}); correct it") from error
     _FILES[path.stem] = path

@@ -30,6 +30,8 @@ from vrpo.config import (
 )
 from vrpo.errors import UserError
 from vrpo.kinds import find
+from vrpo.rewards.corrections import FlipRates
+from vrpo.rewards.noise import AnyChannel
 from vrpo.tasks.base import PROCEDURAL
 from vrpo.tasks.base import Domain as TaskDomain
 from vrpo.tasks.loader import domains, load_domain, missing_task
@@ -96,18 +98,13 @@ class BaseConfig(Section):
 
 
 class LabelConfig(Section):
-    """Noisy supervision. Labels are made once; flips and heavy tails are drawn per sample during training."""
+    """Noisy supervision: labels, which are made once. What acts on rewards, drawn per sample during training, is in `noise`."""
 
     source: Literal["majority_vote", "dataset", "clean"] = "majority_vote"  # "dataset": the rows' own `label`; "clean": their answers
     votes: Count = 12  # samples of the base model per problem
     temperature: Positive = 1.0  # of these samples
     wrong_reference_rate: Probability = 0.0  # share of training problems given a wrong reference on purpose
-    false_positive_rate: Probability = 0.0  # a reward of 0 is observed as 1
-    false_negative_rate: Probability = 0.0  # a reward of 1 is observed as 0
-    prompt_flip_rate: Probability = 0.0  # share of training problems whose rewards are all inverted
-    heavy_tail_scale: Annotated[float, Field(ge=0.0)] = 0.0  # of Student's t noise added to every reward
-    heavy_tail_degrees: Positive = 2.0  # of freedom: the fewer, the heavier
-    seed: Seed = 0  # of votes and wrong references; flips and tails have the run's
+    seed: Seed = 0  # of votes and wrong references; noise on rewards has the run's
 
 
 class SFTConfig(Section):
@@ -121,10 +118,11 @@ class SFTConfig(Section):
 
 
 class RewardConfig(Section):
-    """Reward used in training: rules on the noisy labels, or a learned reward model."""
+    """Reward used in training: rules on the noisy labels, a learned reward model, or a function of your own."""
 
     # "model": a classifier of whole responses; "implicit": log-ratio of a preference-trained policy to the cold start (DPO)
-    kind: Literal["rule", "model", "implicit"] = "rule"
+    kind: Literal["rule", "model", "implicit", "function"] = "rule"
+    function: Text | None = None  # kind function: file.py:name, the path from the project's folder
     pairs: Count = 512  # of responses that a learned reward is trained on
     label_error: Probability = 0.2  # share of preference pairs whose order is flipped
     length_bias: Probability = 0.0  # share of pairs decided by length instead
@@ -137,8 +135,14 @@ class RewardConfig(Section):
     batch_size: Count = 32  # pairs per step
     learning_rate: Positive = 5e-4  # of a learned reward
     correction: Literal["none", "backward", "forward"] = "none"  # for flip rates
-    checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates of flips in `label`
+    checked_samples: Annotated[int, Field(ge=0)] = 0  # clean-checked responses to estimate the rates from; 0: the rates that `noise` sets
     seed: Seed = 0  # of pairs, their errors and a learned reward's training
+
+    @model_validator(mode="after")
+    def _functions_are_named(self) -> RewardConfig:
+        if self.kind == "function" and self.function is None:
+            raise ValueError("kind = 'function': set function too, to file.py:name, e.g. my_rewards.py:score")
+        return self
 
 
 class EvaluateConfig(Section):
@@ -171,6 +175,9 @@ class Params(Section):
     prepare: PrepareConfig = PrepareConfig()
     base: BaseConfig = BaseConfig()
     label: LabelConfig = LabelConfig()
+    noise: list[AnyChannel] = Field(
+        default_factory=list
+    )  # channels through which rewards pass, the first one first; each entry has one of the kinds below
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()
@@ -196,14 +203,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _corrections_have_signal(self) -> Params:
-        """E[observed] falls or stays where the clean reward rises, if (1 - 2 f)(1 - p0 - p1) is not above 0."""
-        label = self.label
-        signal = (1 - 2 * label.prompt_flip_rate) * (1 - label.false_positive_rate - label.false_negative_rate)
-        if self.reward.correction != "none" and signal <= 1e-9:
+        """E[observed] falls or stays where the clean reward rises, if the product of all 1 - p0 - p1 is not above 0."""
+        if self.reward.correction != "none" and FlipRates.known(self.noise).signal <= 1e-9:
             raise ValueError(
-                f"reward.correction = {self.reward.correction!r}: label.false_positive_rate = {label.false_positive_rate:g}, "
-                f"false_negative_rate = {label.false_negative_rate:g} and prompt_flip_rate = {label.prompt_flip_rate:g} leave no signal to "
-                "correct; lower them, or use none"
+                f"reward.correction = {self.reward.correction!r}: noise = [{', '.join(map(str, self.noise))}] leaves no signal to correct; "
+                "lower its rates, or use none"
             )
         return self
 
@@ -230,32 +234,33 @@ class Params(Section):
         if label.source == "majority_vote" and not domain.voted_on:
             raise ValueError(
                 f"label.source = 'majority_vote': {domain.title} have no final answers that could be voted on; use clean, with "
-                "label.wrong_reference_rate, flips, or reward.kind = 'model' for noise"
+                "label.wrong_reference_rate, channels in `noise`, or reward.kind = 'model' for noise"
             )
         # Rewards of single turns pass through no noise channel: one flip per dialogue has no place among several numbers.
-        noisy = label.false_positive_rate or label.false_negative_rate or label.prompt_flip_rate or label.heavy_tail_scale
-        if reward.per_turn and (not domain.rewards_turns or reward.kind != "rule" or reward.correction != "none" or noisy):
+        if reward.per_turn and (not domain.rewards_turns or reward.kind != "rule" or reward.correction != "none" or self.noise):
             raise ValueError(
-                f"reward.per_turn = true: needs domain = {_having('rewards_turns')}, reward.kind = rule, reward.correction = none and no flips "
-                "or heavy tails in `label`; set it to false, or change these"
+                f"reward.per_turn = true: needs domain = {_having('rewards_turns')}, reward.kind = rule, reward.correction = none and "
+                "noise = []; set it to false, or change these"
             )
 
     @model_validator(mode="after")
     def _corrections_have_rates(self) -> Params:
-        """Flip rates that are set are those of rules on labels; and noise without a mean is corrected by nothing."""
-        reward, label = self.reward, self.label
+        """Flip rates that are set are those of channels that know theirs, on rules on labels; some noise is corrected by nothing."""
+        reward, corrected = self.reward, f"reward.correction = {self.reward.correction!r} with"
         if reward.correction == "none":
             return self
         if reward.kind != "rule" and not reward.checked_samples:
             raise ValueError(
-                f"reward.correction = {reward.correction!r} with reward.kind = {reward.kind!r}: nobody knows how often a learned reward is "
-                "wrong; set reward.checked_samples, or correction: none"
+                f"{corrected} reward.kind = {reward.kind!r}: nobody knows how often such a reward is wrong; "
+                "set reward.checked_samples, or correction: none"
             )
-        if label.heavy_tail_scale and label.heavy_tail_degrees <= 1:
-            raise ValueError(
-                f"reward.correction = {reward.correction!r} with label.heavy_tail_degrees = {label.heavy_tail_degrees:g}: such tails have "
-                "no mean that could be corrected; raise the degrees above 1, or set correction: none"
-            )
+        for channel in self.noise:
+            if channel.uncorrectable:
+                raise ValueError(f"{corrected} noise {channel}: {channel.uncorrectable}, or set correction: none")
+            if channel.flip_rates is None and not reward.checked_samples:
+                raise ValueError(
+                    f"{corrected} noise {channel}: nobody knows how often it flips; set reward.checked_samples, or correction: none"
+                )
         return self
 
 

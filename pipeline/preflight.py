@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import own_code
 from pipeline.overlays import Loader, read_yaml, with_settings
 from pipeline.params import Params
 from vrpo.config import RuntimeConfig
@@ -26,14 +27,26 @@ def check(params: Params) -> None:
     """Stop what would fail after minutes of work.
 
     Raises:
-        UserError: this machine lacks the device or the CPUs, or the cold start wants more problems than there will be.
+        UserError: this machine lacks the device or the CPUs, own code is not there, or the cold start wants more problems than there will be.
     """
     check_machine(params.runtime)
+    check_own_code(params)
     wanted, there = params.sft.demonstrations, params.prepare.train_size
     if wanted > there:
         raise UserError(
             f"sft.demonstrations = {wanted}: more than the training problems (prepare.train_size = {there}); lower it or raise that"
         )
+
+
+def check_own_code(params: Params) -> None:
+    """Make sure that files which parameters name are there and define what they are named for; none is run.
+
+    Raises:
+        UserError: names parameter, value and cure.
+    """
+    for parameter, spec in own_code.named(params).items():
+        with own_code.naming(parameter, spec):
+            own_code.check(spec, Path())
 
 
 def check_machine(runtime: RuntimeConfig) -> None:

@@ -160,6 +160,18 @@ def test_the_tutorials_data_pass_prepare_with_its_own_settings(name: str, tmp_pa
     assert sum(metrics[f"rows_{split}"] for split in prepare.SPLITS) == len(rows.splitlines())
 
 
+def test_the_tutorials_reward_is_found_and_run_by_its_own_settings(tmp_path: Path) -> None:
+    from pipeline import own_code
+
+    (text,) = [block for block in blocks(TUTORIAL, "python") if "def score" in block]
+    (tmp_path / "my_rewards.py").write_text(text)
+    words = next(words for words in COMMANDS.values() if "reward.function=my_rewards.py:score" in words)
+    _, params = overridden([word for word in words if "=" in word], tmp_path)
+    own_code.check(params.reward.function, tmp_path)
+    score = own_code.load(params.reward.function, tmp_path)
+    assert score(["3+4.:"] * 3, ["+4=7", "7", "+4=8"], answer=["7"] * 3) == [1.0, 0.0, 0.0]
+
+
 def test_the_study_of_ones_own_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.study.file import load_study
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Row = TypeVar("Row")
 
@@ -26,11 +27,15 @@ def uniform(*key: object) -> float:
 
 def generator(*key: object) -> torch.Generator:
     """A CPU generator seeded by `key`."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
 def stream(rows: Sequence[Row], start: int, count: int, *key: object) -> list[Row]:
     """Elements start ... start + count of an endless stream that visits every row once per epoch, each epoch in its own order."""
+    import torch
+
     size, taken = len(rows), []
     for epoch in range(start // size, (start + count - 1) // size + 1):
         order = torch.randperm(size, generator=generator(*key, epoch)).tolist()

@@ -25,12 +25,7 @@ NOISE = {
     "label_accuracy": "labels that are right",
     "label_error": "set: preference pairs in the wrong order",
     "length_bias": "set: preference pairs decided by length",
-    "false_positive_rate": "set: rewards of 0 flipped to 1",
-    "false_negative_rate": "set: rewards of 1 flipped to 0",
     "wrong_reference_rate": "set: references replaced by wrong ones",
-    "prompt_flip_rate": "set: problems whose rewards are all inverted",
-    "heavy_tail_scale": "set: scale of heavy tails added to rewards",
-    "heavy_tail_degrees": "set: their degrees of freedom",
 }
 ALT = {
     "comparison": "Test accuracy per method with intervals, and paired differences between methods",
@@ -126,12 +121,11 @@ def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of the lines under the title."""
     host = summary["machine"]
     noise = runs[0].evaluation["noise"] or {}
-    rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:", "false_positive_rate": "flips 0 to 1:"}
-    rates |= {"false_negative_rate": "flips 1 to 0:"}
-    rates |= {"prompt_flip_rate": "problems inverted:"} if noise.get("prompt_flip_rate") else {}
+    rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:"}
     noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
+    noises += [noise["function"]] if "function" in noise else []
     noises += [f"{name} {number(noise[key], 0, 100)} %" for key, name in rates.items() if is_number(noise.get(key))]
-    noises += [f"heavy tails: scale {number(scale)}"] if (scale := noise.get("heavy_tail_scale")) else []
+    noises += [channel["description"] for channel in noise.get("channels", [])]
     methods = ", ".join(method.upper() for method in summary["methods"])
     seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
     found = [
@@ -235,6 +229,7 @@ def _labels(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | N
     values = {NOISE.get(key, key.replace("_", " ")): value for key, value in label.items()}
     values |= {f"measured: {key.replace('_', ' ')}": value for key, value in (label.get("confusion") or {}).items()}
     rows = [[name, f"{value:,}" if isinstance(value, int) else number(value, 3)] for name, value in values.items() if is_number(value)]
+    rows += [["set: noise on rewards", channel["description"]] for channel in acting.get("channels", [])]
     return _table(["Labels", "Value"], rows, text["labels_table"])
 
 

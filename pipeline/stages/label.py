@@ -1,7 +1,7 @@
 """Noisy supervision: pseudo-labels by majority vote over samples of the base model, and what they are worth.
 
 Writes data/labels/train.jsonl and test.jsonl (the test labels measure the gap between observed and clean reward, nothing
-else) and noise.json, the noise that training will see where rewards are rules (on learned rewards flips and tails alone act). Clean answers
+else) and noise.json, what they are worth. Clean answers
 stay beside the labels for measurement only.
 """
 
@@ -52,12 +52,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     noise = {
         "kind": params.label.source,
         "label_accuracy": metrics["train/label_accuracy"],
-        "false_positive_rate": params.label.false_positive_rate,
-        "false_negative_rate": params.label.false_negative_rate,
         "wrong_reference_rate": params.label.wrong_reference_rate,
-        "prompt_flip_rate": params.label.prompt_flip_rate,
-        "heavy_tail_scale": params.label.heavy_tail_scale,
-        "heavy_tail_degrees": params.label.heavy_tail_degrees if params.label.heavy_tail_scale else None,
         "confusion": {key: metrics[key] for key in ("true_positive_rate", "false_positive_rate", "youden_j") if key in metrics},
     }
     files.write_json(LABELS / "noise.json", noise)
@@ -79,7 +74,7 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
     """Majority labels and the samples behind them, per split."""
     from pipeline.domains import load_task
     from vrpo.models.loading import load_policy
-    from vrpo.rewards.noise import majority_vote
+    from vrpo.rewards.labels import majority_vote
     from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import sample_texts
 
@@ -106,7 +101,7 @@ def _wrong_reference(task: Any, label: str | None, problem: str, answers: list[s
 
 def _reward_confusion(task: Any, rows: list[dict[str, Any]], labels: list[str | None], sampled: list[list[str]]) -> dict[str, float]:
     """How a reward by label relates to the clean reward on the base model's own samples."""
-    from vrpo.rewards.noise import confusion
+    from vrpo.rewards.labels import confusion
 
     flat = [text for group in sampled for text in group]
 

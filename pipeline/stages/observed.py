@@ -1,21 +1,26 @@
-"""The reward that training sees, for training itself and for measuring it: a rule on the noisy labels or a learned reward, through the
-noise channels of params.label, corrected where params.reward asks for it. And the clean one, which nothing learns from.
+"""The reward that training sees, for training itself and for measuring it: a rule on the noisy labels, a learned or one's own, through the
+channels of params.noise, corrected where params.reward asks for it. And the clean one, which nothing learns from.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pipeline.params import LabelConfig, Params
+from pipeline import own_code
+from pipeline.params import Params
+from vrpo.errors import UserError, shown
 
 CHECKED, EVALUATED = -1, -2  # what stands for the iteration in the draws of noise outside training
-CHANNELS = ("false_positive_rate", "false_negative_rate", "prompt_flip_rate", "heavy_tail_scale", "heavy_tail_degrees")
+COLUMNS = ("id", "answer", "label")  # of the rows that rewards are asked about
 
 
 def observed_reward(params: Params, task: Any, seed: int) -> Any:
     """What training sees, before any correction; as `vrpo.training.trainer.Trainer` calls it. Rules need the column `label`, learned rewards
-    `answer` (dialogues are read whole) and noise `id`."""
-    if params.reward.kind != "rule":
+    `answer` (dialogues are read whole), noise `id`, and functions what they name of `COLUMNS`."""
+    if params.reward.kind == "function":
+        reward = own_reward(params)
+    elif params.reward.kind != "rule":
         from pipeline.stages.reward import learned_reward
 
         reward = learned_reward(params, task)
@@ -25,31 +30,34 @@ def observed_reward(params: Params, task: Any, seed: int) -> Any:
         def reward(prompts: list[str], responses: list[str], *, label: list[str], **_: Any) -> list:
             return score(responses, label)
 
-    channels = noise_channels(params.label, seed)
-    if not channels:
+    if not params.noise:
         return reward
-    from vrpo.rewards.noise import compose
+    from vrpo.rewards.noise import Noise
 
-    channel = compose(*channels)
+    noise = Noise(params.noise, seed)
 
     def noisy(prompts: list[str], responses: list[str], *, id: list[str], step: int, samples: list[int], **columns: Any) -> list:
-        return channel(reward(prompts, responses, **columns), step=step, ids=id, samples=samples)
+        rewards = reward(prompts, responses, id=id, step=step, samples=samples, **columns)
+        return noise(rewards, step=step, ids=id, samples=samples, responses=responses)
 
     return noisy
 
 
-def noise_channels(label: LabelConfig, seed: int) -> list[Any]:
-    """The channels that `label` asks for, in the order in which rewards pass through them."""
-    from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip
+def own_reward(params: Params) -> Any:
+    """The function that `reward.function` names.
 
-    channels: list[Any] = []
-    if label.prompt_flip_rate:
-        channels.append(PromptFlip(label.prompt_flip_rate, seed))
-    if label.false_positive_rate or label.false_negative_rate:
-        channels.append(NoiseChannel(label.false_positive_rate, label.false_negative_rate, seed))
-    if label.heavy_tail_scale:
-        channels.append(HeavyTail(label.heavy_tail_scale, label.heavy_tail_degrees, seed))
-    return channels
+    Raises:
+        UserError: it cannot be loaded, or wants a column that nobody has.
+    """
+    from vrpo.rewards.calling import check_reward, plain_reward
+
+    spec = str(params.reward.function)
+    with own_code.naming("reward.function", spec):
+        function = own_code.load(spec, Path())
+        if not callable(function):
+            raise UserError(f"{spec.rpartition(':')[2]} is {shown(function)}, which cannot be called; name a function or a class")
+    check_reward(function, COLUMNS)
+    return plain_reward(function)
 
 
 def clean_reward(params: Params, task: Any) -> Any:
@@ -66,13 +74,12 @@ def corrected_reward(
         return observed
     from vrpo.rewards.corrections import CorrectedReward, FlipRates
 
-    label = params.label
     if params.reward.checked_samples:
         rates = _checked_rates(params, observed, policy, tokenizer, task, problems, seed)
         origin = f"{rates.checked} samples checked"
     else:
-        rates = FlipRates.known(label.false_positive_rate, label.false_negative_rate, label.prompt_flip_rate)
-        origin = "set in `label`; wrong labels are not among them"
+        rates = FlipRates.known(params.noise)
+        origin = "set in `noise`; wrong labels are not among them"
     print(f"correction: flip rates {rates.false_positive:.3f} and {rates.false_negative:.3f} ({origin})")
     return CorrectedReward(observed, params.reward.correction, rates)
 
@@ -98,9 +105,12 @@ def _checked_rates(params: Params, observed: Any, policy: Any, tokenizer: Any, t
 
 def acting_noise(params: Params, labels: dict[str, Any]) -> dict[str, Any]:
     """The noise of a run's rewards: `labels` (noise.json) where rules read them, that of the preferences where rewards are learned.
-    Channels act on both."""
-    reward = params.reward
+    Channels act on all."""
+    reward, channels = params.reward, [channel.model_dump() | {"description": channel.describe()} for channel in params.noise]
+    acting = {"reward": reward.kind, "channels": channels}
     if reward.kind == "rule":
-        return labels | {"reward": "rule"}
+        return labels | acting
+    if reward.kind == "function":
+        return {"kind": "own_reward", "function": reward.function} | acting
     noise = {"kind": f"{reward.kind}_reward", "label_error": reward.label_error, "length_bias": reward.length_bias}
-    return noise | {key: labels.get(key) for key in CHANNELS} | {"pairwise_accuracy": reward.accuracy, "reward": reward.kind}
+    return noise | {"pairwise_accuracy": reward.accuracy} | acting

@@ -33,7 +33,9 @@ def run(params: Params) -> None:
 
 def watched(params: Params) -> dict[str, Path | None]:
     """Files of a user's own code by what names them in params.yaml, which is part of dvc.yaml's paths; None: ours."""
-    return {params.domain: own_code.file_of(params.domain) if own_code.is_spec(params.domain) else None, params.reward.kind: None}
+    specs = own_code.named(params)
+    own = {"domain": params.domain, "reward.function": params.reward.kind}
+    return {name: own_code.file_of(specs[parameter]) if parameter in specs else None for parameter, name in own.items()}
 
 
 def watch(link: Path, file: Path | None) -> None:

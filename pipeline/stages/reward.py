@@ -1,7 +1,7 @@
 """Reward model, where params.reward.kind asks for one: trained on noisy preference pairs, checked on held-out clean ones.
 
 A pair is a right and a wrong response of the cold start to one training problem. With `reward.accuracy` the reward is blurred until it
-prefers the right response of held-out pairs as often as that. Writes data/models/reward, which holds only reward.json when rewards are rules.
+prefers the right response of held-out pairs as often as that. Writes data/models/reward, which holds only reward.json when rewards are rules or functions.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FEWEST_PAIRS = 10
 
 def run(params: Params, record: Any) -> dict[str, Any]:
     """Train the reward model; returns its held-out pairwise accuracy against clean and noisy preferences."""
-    if params.reward.kind == "rule":
-        print("reward: params ask for rule-based rewards, there is no reward model to train")
+    if params.reward.kind in ("rule", "function"):
+        print(f"reward: of kind {params.reward.kind}, there is no reward model to train")
         shutil.rmtree(REWARD, ignore_errors=True)
-        files.write_json(REWARD / "reward.json", {"kind": "rule"})
-        return {"kind": "rule"}
+        files.write_json(REWARD / "reward.json", {"kind": params.reward.kind})
+        return {"kind": params.reward.kind}
     from vrpo.rewards.model import BlurredReward, find_blur, noisy_preferences, pairwise_accuracy
 
     reward = params.reward

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
+from pipeline import files, own_code
 from pipeline.params import Params
 from pipeline.stages import stage
 from vrpo.config import MEMORY_SETTINGS
@@ -138,9 +138,9 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
 
 
 def _key(params: Params) -> str:
-    """Names the trainer state after every parameter that decides the run. The checkpoint checks the data's hash itself."""
+    """Names the trainer state after every parameter, and the own code, that decides the run. The checkpoint checks the data's hash itself."""
     text = params.model_dump_json(exclude=dict.fromkeys(("profile", "methods", "seeds", "evaluate", "report"), True) | MEMORY_SETTINGS)
-    return sha256(text.encode()).hexdigest()[:12]
+    return sha256(f"{text}{own_code.digest(params)}".encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

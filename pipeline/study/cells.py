@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline import graph
+from pipeline import graph, own_code
 from pipeline.files import LONE_SURROGATES, read_json, read_jsonl, write_json
 from pipeline.params import Params
 from pipeline.study.file import UNDECIDED, Cell, digest
@@ -34,7 +34,7 @@ def read_by_cells() -> list[str]:
 
 def folder_of(stage: str, params: Params) -> Path:
     """Where a stage's outputs lie; cells with the same parameters and the same code up to there share them."""
-    values = params.model_dump(include=set(graph.stages()[stage].sections))
+    values = [params.model_dump(include=set(graph.stages()[stage].sections)), own_code.digest(params)]
     return WORK / f"{stage}-{digest([values, graph.code_digest(stage), *(folder_of(other, params).name for other in shared()[stage])])}"
 
 
@@ -50,6 +50,7 @@ def run_stage(stage: str, params: Params, root: str) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _link([Path(root) / folder_of(other, params) for other in shared()[stage]], partial)
+    _link_own_code(params, Path(root), partial)
     record = Record(partial / "record.jsonl", {})  # of no interest to anyone
     metrics = _within(partial, lambda: import_module(f"pipeline.stages.{stage}").run(params, record=record))
     write_json(partial / METRICS, metrics)
@@ -66,10 +67,13 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     made = {stage: read_json(Path(root) / folder_of(stage, cell.params) / METRICS) for stage in ("label", "sft", "reward")}
     line: dict[str, Any] = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "stages": made}
     line["commit"] = tracking.code_version()
+    if own := own_code.digest(cell.params):
+        line["own_code"] = own
     line["params"] = cell.params.model_dump(exclude=UNDECIDED)
     if made["sft"]["accuracy"] < cell.cold_start:
         return line | {"accuracy_init": made["sft"]["accuracy"]}
     _link([Path(root) / folder_of(stage, cell.params) for stage in read_by_cells()], folder)
+    _link_own_code(cell.params, Path(root), folder)
     record = CellRecord(Path(root) / tracking.FOLDER / cell.study / f"{cell.key}.jsonl", _start_event(cell))
     if cell.kind == "critic":
         line |= _within(folder, lambda: critic.run(*arguments, record=record))
@@ -123,10 +127,22 @@ def _link(sources: list[Path], folder: Path) -> None:
             target = folder / file.relative_to(source)
             if file.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
-            elif not target.exists():
+            else:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)  # a link that leads nowhere
-                target.symlink_to(os.path.relpath(file.resolve(), target.parent))
+                _link_file(file, target)
+
+
+def _link_own_code(params: Params, root: Path, folder: Path) -> None:
+    """By the same paths as from the project's folder."""
+    for file in own_code.files(params):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        _link_file(root / file, folder / file)
+
+
+def _link_file(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.unlink(missing_ok=True)  # a link that leads nowhere
+        target.symlink_to(os.path.relpath(source.resolve(), target.parent))
 
 
 def _within(folder: Path, work: Callable[[], Any]) -> Any:

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from pipeline import own_code
 from pipeline.graph import digest
 from pipeline.overlays import overlay, read_yaml
 from pipeline.params import Domain, Params, load_params, resolve_params
@@ -126,7 +127,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Names the result after everything that decides it."""
-        return cell_key(self.kind, self.method, self.seed, self.params)
+        return cell_key(self.kind, self.method, self.seed, self.params, own_code.digest(self.params))
 
     @property
     def name(self) -> str:
@@ -166,6 +167,7 @@ def _expand(study: Study, name: str, path: Path) -> Iterator[Cell]:
         yield Cell(path.stem, name, chosen, method, seed, params, table.kind, study.cold_start)
 
 
-def cell_key(kind: str, method: str, seed: int, params: Params) -> str:
-    """Digest of everything that decides a cell's result."""
-    return digest([kind, method, seed, params.model_dump(exclude=dict.fromkeys(UNDECIDED, True) | MEMORY_SETTINGS)])
+def cell_key(kind: str, method: str, seed: int, params: Params, own: str) -> str:
+    """Digest of everything that decides a cell's result; `own` is that of the own code it names, "" where there is none."""
+    parts = [kind, method, seed, params.model_dump(exclude=dict.fromkeys(UNDECIDED, True) | MEMORY_SETTINGS)]
+    return digest([*parts, own] if own else parts)

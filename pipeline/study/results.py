@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.files import read_jsonl
+from pipeline.overlays import complaints
 from pipeline.params import Params
 from pipeline.study.file import cell_key
 
@@ -31,9 +32,12 @@ def finished(path: Path, cold_start: float) -> dict[str, dict[str, Any]]:
                     continue
             elif missing:
                 raise KeyError(*sorted(missing)[:1])
-            found[cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"]))] = line
+            found[cell_key(line["kind"], line["method"], line["seed"], Params.model_validate(line["params"]), line.get("own_code", ""))] = (
+                line
+            )
         except (ValidationError, KeyError) as error:
-            older.append((number, _reason(error)))
+            alone, together = complaints(Params, line["params"]) if isinstance(error, ValidationError) else ([f"no {error}"], [])
+            older.append((number, [*alone, *together][0]))
     if older:
         first, reason = older[0]
         print(
@@ -41,10 +45,3 @@ def finished(path: Path, cold_start: float) -> dict[str, dict[str, Any]]:
             file=sys.stderr,
         )
     return found
-
-
-def _reason(error: ValidationError | KeyError) -> str:
-    if isinstance(error, KeyError):
-        return f"no {error}"
-    first = error.errors()[0]
-    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.files import append_line
 from pipeline.leash import workers
-from pipeline.preflight import check_machine
+from pipeline.preflight import check_machine, check_own_code
 from pipeline.study.cells import WORK, folder_of, read_by_cells, run_cell, run_stage, shared
 from pipeline.study.file import Cell, Study, load_study
 from pipeline.study.results import REPORTS, finished
@@ -45,6 +45,8 @@ def _run_missing(path: Path, study: Study, cells: list[Cell], jobs: int, minutes
     missing = list({cell.key: cell for cell in cells if cell.key not in done and (not tables or cell.table in tables)}.values())
     for runtime in {cell.params.runtime for cell in missing}:
         check_machine(runtime)
+    for cell in missing:
+        check_own_code(cell.params)
     deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
     planned: set[Path] = set()

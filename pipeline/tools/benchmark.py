@@ -118,7 +118,7 @@ def scores(task: Any, drawn: Any) -> dict[str, Any]:
     Problems none of whose samples could be scored count in `unscored_problems` alone; of the others, pass@k is taken over the scored samples.
     """
     from vrpo.metrics.statistics import pass_at
-    from vrpo.rewards.noise import majority_vote
+    from vrpo.rewards.labels import majority_vote
     from vrpo.rollout.samples import accuracy
 
     count = len(drawn.texts[0])

@@ -25,6 +25,7 @@ from pipeline.params import Params
 from pipeline.tracking.file import FOLDER, Record, flatten
 from pipeline.tracking.mirror import tracking_uri
 from pipeline.tracking.send import public
+from vrpo.rewards.noise.base import percent
 
 SYSTEM_SECONDS = 10.0  # between two readings of process and machine
 GRACE_SECONDS = 15.0  # how long the end of a stage waits for the mirror
@@ -68,7 +69,7 @@ def record_folder() -> Path:
 def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any, ...] = (), **tags: str) -> dict[str, Any]:
     """Name, tags and parameters of a run; a name that people understand, tags that they filter by."""
     values = params.model_dump()
-    noise = describe_noise(values)
+    noise = describe_noise(params)
     tags |= {"stage": stage, "dvc_stage": os.environ.get("DVC_STAGE", stage), "label": label, "profile": params.profile, "noise": noise}
     tags |= {"domain": values["domain"], "git": code_version()}
     name = f"{stage} ({params.profile})"
@@ -83,19 +84,18 @@ def start_event(label: str, *, stage: str, params: Params, arguments: tuple[Any,
     return {"name": name, "tags": tags, "params": flatten(values, ".")}
 
 
-def describe_noise(values: dict[str, Any]) -> str:
-    """The noise of a run's rewards in a few words, from its parameters."""
-    label, reward = values["label"], values["reward"]
-    rates = {"false_positive_rate": "0 to 1", "false_negative_rate": "1 to 0", "prompt_flip_rate": "problems inverted"}
-    if reward["kind"] == "rule":
-        sources = {"majority_vote": f"majority vote of {label['votes']}", "dataset": "labels of the data set", "clean": "clean labels"}
-        source, rates = sources[label["source"]], {"wrong_reference_rate": "wrong references"} | rates
+def describe_noise(params: Params) -> str:
+    """The noise of a run's rewards in a few words."""
+    label, reward = params.label, params.reward
+    if reward.kind == "rule":
+        sources = {"majority_vote": f"majority vote of {label.votes}", "dataset": "labels of the data set", "clean": "clean labels"}
+        parts = [sources[label.source], *[f"{percent(label.wrong_reference_rate)} wrong references"] * bool(label.wrong_reference_rate)]
+    elif reward.kind == "function":
+        parts = [f"own reward {reward.function}"]
     else:
-        name = {"model": "reward model", "implicit": "implicit reward"}[reward["kind"]]
-        source = f"{name}, {reward['label_error']:.0%} wrong pairs"
-    parts = [f"{label[key]:.0%} {words}" for key, words in rates.items() if label[key]]
-    parts += [f"heavy tails {label['heavy_tail_scale']:g}"] * bool(label["heavy_tail_scale"])
-    return ", ".join([source, *parts])
+        name = {"model": "reward model", "implicit": "implicit reward"}[reward.kind]
+        parts = [name, f"{percent(reward.label_error)} wrong pairs"]
+    return ", ".join([*parts, *(channel.describe() for channel in params.noise)])
 
 
 @contextmanager

@@ -80,4 +80,4 @@ def test_the_choice_of_an_engine_names_no_earlier_run_anew() -> None:
     params = Params(generation={"engine": "transformers"})
     assert "engine" not in params.model_dump()["generation"] and "engine" not in params.model_dump_json()
     other = params.model_copy(update={"generation": params.generation.model_copy(update={"engine": "half"})})
-    assert cell_key("run", "ppo", 0, params) == cell_key("run", "ppo", 0, Params()) != cell_key("run", "ppo", 0, other)
+    assert cell_key("run", "ppo", 0, params, "") == cell_key("run", "ppo", 0, Params(), "") != cell_key("run", "ppo", 0, other, "")

@@ -24,7 +24,9 @@ COUNT = 400
 ROWS = [
     {"id": str(i), "question": row["question"], "answer": row["answer"]} for i, row in enumerate(generate_problems(COUNT, 0, 1, 3, set()))
 ]
-NOISE = {"source": "clean", "false_positive_rate": 0.35, "false_negative_rate": 0.35, "prompt_flip_rate": 0.1, "heavy_tail_scale": 0.05}
+FLIP = {"kind": "flip", "false_positive": 0.35, "false_negative": 0.35}
+INVERTED = {"kind": "prompt_flip", "rate": 0.1}
+TAILS = {"kind": "heavy_tail", "scale": 0.05}
 
 
 @pytest.fixture
@@ -54,28 +56,29 @@ def test_noise_acts_on_every_kind_of_reward(monkeypatch, kind: str) -> None:
     clean = call(observed.observed_reward(Params(reward={"kind": kind}), task, 0), texts)
     assert clean == [1.0, 0.0] * COUNT
     for noise, share in (
-        ({"false_positive_rate": 0.35}, 0.175),
-        ({"false_negative_rate": 0.35}, 0.175),
-        ({"prompt_flip_rate": 0.2}, 0.2),
-        ({"heavy_tail_scale": 0.1}, 1.0),
+        ({"kind": "flip", "false_positive": 0.35}, 0.175),
+        ({"kind": "flip", "false_negative": 0.35}, 0.175),
+        ({"kind": "prompt_flip", "rate": 0.2}, 0.2),
+        ({"kind": "heavy_tail", "scale": 0.1}, 1.0),
     ):
-        noisy = observed.observed_reward(Params(reward={"kind": kind}, label={"source": "clean"} | noise), task, 0)
+        noisy = observed.observed_reward(Params(reward={"kind": kind}, label={"source": "clean"}, noise=[noise]), task, 0)
         changed = [a != b for a, b in zip(call(noisy, texts), clean, strict=True)]
         assert sum(changed) / len(changed) == pytest.approx(share, abs=0.05)
-        assert call(noisy, texts) != call(noisy, texts, step=1) or "prompt_flip_rate" in noise
+        assert call(noisy, texts) != call(noisy, texts, step=1) or noise["kind"] == "prompt_flip"
 
 
 def test_what_is_claimed_is_what_acts(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for split in ("train", "test"):
         write_jsonl(tmp_path / f"data/prepared/{split}.jsonl", ROWS)
-    params = Params(label=NOISE | {"wrong_reference_rate": 0.2}, prepare={"max_length": 3})
+    params = Params(label={"source": "clean", "wrong_reference_rate": 0.2}, noise=[INVERTED, FLIP, TAILS], prepare={"max_length": 3})
     label.run(params, None)
     noise = read_json(tmp_path / "data/labels/noise.json")
-    assert {key: noise[key] for key in observed.CHANNELS} == {key: getattr(params.label, key) for key in observed.CHANNELS}
-    assert observed.acting_noise(params, noise) == noise | {"reward": "rule"}
+    channels = [channel.model_dump() | {"description": channel.describe()} for channel in params.noise]
+    assert [channel["kind"] for channel in channels] == ["prompt_flip", "flip", "heavy_tail"]
+    assert observed.acting_noise(params, noise) == noise | {"reward": "rule", "channels": channels}
     learned = observed.acting_noise(params.model_copy(update={"reward": Params(reward={"kind": "model"}).reward}), noise)
-    assert learned["false_positive_rate"] == 0.35 and learned["label_error"] == 0.2
+    assert learned["channels"] == channels and learned["label_error"] == 0.2
     assert not {"label_accuracy", "wrong_reference_rate"} & learned.keys()  # learned rewards read no labels
 
 
@@ -84,7 +87,7 @@ def test_the_proxy_gap_counts_flips_and_tails(labels, monkeypatch, kind: str) ->
     task = ChainTask(3)
     monkeypatch.setattr(reward, "learned_reward", lambda params, task: lambda prompts, texts, *, answer, **_: task.verify(texts, answer))
     drawn = right_and_wrong(task)
-    params = Params(label=NOISE | {"false_negative_rate": 0.0, "prompt_flip_rate": 0.0}, reward={"kind": kind})
+    params = Params(label={"source": "clean"}, noise=[FLIP | {"false_negative": 0.0}, TAILS], reward={"kind": kind})
     seen, clean = evaluate._rewards(params, task, drawn, 0, None)
     assert clean == drawn.clean
     assert seen[-10:] == [None] * 10 if kind == "rule" else None not in seen  # without a label training would not have seen them
@@ -105,7 +108,7 @@ def test_no_gap_is_measured_where_test_problems_have_no_noisy_labels(labels) -> 
 
 def test_the_proxy_gap_and_values_are_of_the_corrected_reward(labels, capsys) -> None:
     task, drawn = ChainTask(3), right_and_wrong(ChainTask(3))
-    params = Params(label=NOISE | {"heavy_tail_scale": 0.0}, reward={"correction": "backward"})
+    params = Params(label={"source": "clean"}, noise=[INVERTED, FLIP], reward={"correction": "backward"})
     corrected = observed.corrected_reward(params, observed.observed_reward(params, task, 0), None, None, task, [], 0)
     assert isinstance(corrected, CorrectedReward)
     assert (corrected.rates.false_positive, corrected.rates.false_negative) == pytest.approx((0.38, 0.38))  # 0.9 * 0.35 + 0.1 * 0.65

@@ -16,6 +16,15 @@ from vrpo.errors import UserError
 from vrpo.metrics.health import HealthWarning, health_metrics
 from vrpo.metrics.statistics import area, interval
 
+CHANNELS = [
+    {"kind": "flip", "false_positive": 0.2, "false_negative": 0.25, "description": "flips 0 to 1 (20 %) and 1 to 0 (25 %)"},
+    {
+        "kind": "heavy_tail",
+        "scale": 0.3,
+        "degrees": 2.0,
+        "description": "heavy tails of 0.3 in units of reward (Student's t, 2 degrees of freedom)",
+    },
+]
 METHODS = ("ppo", "grpo", "vrpo")
 FINAL = {"ppo": 0.80, "grpo": 0.72, "vrpo": 0.83}
 CONTRACT = {
@@ -84,7 +93,7 @@ def write_run(root: Path, method: str, seed: int, iterations: int = 24) -> None:
         "method": method,
         "seed": seed,
         "domain": "math",
-        "noise": {"label_accuracy": 0.71, "false_positive_rate": 0.2, "false_negative_rate": 0.25, "kind": "majority_vote"},
+        "noise": {"label_accuracy": 0.71, "kind": "majority_vote", "reward": "rule", "channels": CHANNELS},
         "accuracy": {"mean": accuracy, "ci95": [accuracy - 0.02, accuracy + 0.02], "n": 512},
         "accuracy_init": 0.415,
         "response_length": 19.4,
@@ -108,8 +117,7 @@ def write_project(root: Path, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple
     for stage, seconds in {"prepare": 1.2, "validate": 6.1, "base": 95.0, "label": 12.0, "sft": 9.0, "reward": 0.1}.items():
         write_json(root / f"data/metrics/{stage}.json", {"seconds": seconds, "peak_memory_mb": 600.0})
     confusion = {"true_positive_rate": 0.75, "false_positive_rate": 0.2, "youden_j": 0.55, "scored": 1.0}
-    noise = {"label_accuracy": 0.71, "confusion": confusion, "false_positive_rate": 0.2, "false_negative_rate": 0.25}
-    write_json(root / "data/labels/noise.json", noise)
+    write_json(root / "data/labels/noise.json", {"label_accuracy": 0.71, "confusion": confusion})
 
 
 def write_tokens(root: Path, method: str, seed: int) -> None:
@@ -313,12 +321,15 @@ def test_a_check_that_fired_again_and_again_is_not_counted_once(project) -> None
 
 def test_learned_rewards_are_reported_with_their_own_noise(project, monkeypatch) -> None:
     """Labels that no reward reads are not claimed; flips that act on learned rewards are."""
-    noise = {"kind": "model_reward", "reward": "model", "label_error": 0.2, "false_positive_rate": 0.35, "prompt_flip_rate": 0.1}
+    noise = {"kind": "model_reward", "reward": "model", "label_error": 0.2, "channels": CHANNELS}
     summary = read_summary()
     summary["runs"][0]["noise"] = noise
     run = runs.Run("ppo", 0, summary["runs"][0])
     assert dict(sections.facts([run], summary))["Noise"] == (
-        "model reward, preferences wrong: 20 %, flips 0 to 1: 35 %, problems inverted: 10 %"
+        "model reward, preferences wrong: 20 %, flips 0 to 1 (20 %) and 1 to 0 (25 %), "
+        "heavy tails of 0.3 in units of reward (Student's t, 2 degrees of freedom)"
     )
-    names = [row[0] for row in sections._labels(summary, {"labels_table": ""})["rows"]]
+    rows = sections._labels(summary, {"labels_table": ""})["rows"]
+    assert ["set: noise on rewards", CHANNELS[1]["description"]] in rows
+    names = [row[0] for row in rows]
     assert "set: preference pairs in the wrong order" in names and "labels that are right" not in names

@@ -26,7 +26,10 @@ from vrpo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NOISES = {"clean": {"label": {"source": "clean"}}, "flip": {"label": {"source": "clean", "false_positive_rate": 0.2}}}
+NOISES = {
+    "clean": {"label": {"source": "clean"}},
+    "flip": {"label": {"source": "clean"}, "noise": [{"kind": "flip", "false_positive": 0.2}]},
+}
 METHODS = {"reinforce": {"method": "reinforce"}, "oracle": {"method": "oracle"}}
 RESULTS = dict.fromkeys(study_results.NEEDED["run"], 0)
 
@@ -59,9 +62,11 @@ def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
     for cell in cells:
         assert {getattr(cell.params, section).seed for section in study_file.SEEDED} == {cell.seed}
     clean, flip = (next(c for c in cells if c.axes.get("noise") == noise and c.seed == 0) for noise in NOISES)
-    for stage in ("prepare", "base", "sft", "reward"):
-        assert study.folder_of(stage, clean.params) == study.folder_of(stage, flip.params)
-    assert study.folder_of("label", clean.params) != study.folder_of("label", flip.params)
+    for stage in study.INPUTS:
+        assert study.folder_of(stage, clean.params) == study.folder_of(stage, flip.params)  # noise acts on rewards, after all of them
+    wrong = clean.params.model_copy(update={"label": clean.params.label.model_copy(update={"wrong_reference_rate": 0.1})})
+    for stage in study.INPUTS:
+        assert (study.folder_of(stage, clean.params) != study.folder_of(stage, wrong)) == (stage == "label")
 
 
 def test_results_outlive_parameters_that_came_later(home) -> None:
@@ -78,9 +83,34 @@ def test_results_outlive_parameters_that_came_later(home) -> None:
     assert cell.key not in study_results.finished(Path("small.yaml"), 0.0)
 
 
+def test_a_line_of_older_form_is_told_of_and_does_not_count(home, capsys) -> None:
+    _, (cell, *_) = study_file.load_study(Path("small.yaml"))
+    params = cell.params.model_dump(exclude=study_file.UNDECIDED)
+    line = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params | {"label": {"false_positive_rate": 0.2}}}
+    file = home / "data/reports/study/small.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(line | {"params": params}) + "\n" + json.dumps(line) + "\n")
+    assert study_results.finished(Path("small.yaml")).keys() == {cell.key}
+    said = "1 of 2 lines are of older code and do not count, e.g. 2: label.false_positive_rate: is now noise: [{kind: flip, false_positive: 0.2}]"
+    assert said in capsys.readouterr().err
+
+
+def test_every_line_of_the_committed_studies_counts(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    for path in sorted(Path("pipeline/studies").glob("*.yaml")):
+        lines = (ROOT / f"data/reports/study/{path.stem}.jsonl").read_text().splitlines()
+        cells = {cell.key for cell in study_file.load_study(path)[1]}
+        assert len(cells & study_results.finished(path).keys()) == len(lines) > 80
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"params": {"label": {"prompt_flip_rate": 0.1}}},
+            r"tables.methods: .*: label.prompt_flip_rate: is now noise: \[{kind: prompt_flip, rate: 0.1}\]",
+        ),
         ({"axes": {"method": {"odd": {"train": {"iterationz": 3}}}}, "pairs": []}, "methods: method odd: train.iterationz: unknown key"),
         ({"axis": {}}, "tables.methods.axis: Extra inputs are not permitted"),
         ({"seeds": []}, "tables.methods.seeds: List should have at least 1 item"),
@@ -145,7 +175,7 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
     for row in report["rows"]:
         noise, method = row["axes"]
         own = [line for line in lines if line["kind"] == "run" and line["method"] == method]
-        own = [line for line in own if (line["noise"]["false_positive_rate"] == 0.2) == (noise == "flip")]
+        own = [line for line in own if bool(line["noise"]["channels"]) == (noise == "flip")]
         accuracies = [line["accuracy"]["mean"] for line in own]
         assert row["metrics"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2) and sorted(row["seeds"]) == sorted(accuracies)
         last = sum(line["log"]["validation/accuracy"][-1] for line in own) / 2

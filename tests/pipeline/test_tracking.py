@@ -288,11 +288,13 @@ def test_an_experiment_s_record_outlives_its_folder(workspace: Path, no_mirror: 
 
 
 def test_noise_in_words() -> None:
-    flips = Params(label={"source": "clean", "false_positive_rate": 0.2, "heavy_tail_scale": 0.5})
-    assert tracking.describe_noise(flips.model_dump()) == "clean labels, 20% 0 to 1, heavy tails 0.5"
-    assert tracking.describe_noise(Params(reward={"kind": "model"}).model_dump()) == "reward model, 20% wrong pairs"
-    both = Params(reward={"kind": "implicit"}, label={"false_negative_rate": 0.1, "wrong_reference_rate": 0.3})  # labels that nobody reads
-    assert tracking.describe_noise(both.model_dump()) == "implicit reward, 20% wrong pairs, 10% 1 to 0"
+    flips = [{"kind": "flip", "false_positive": 0.2}, {"kind": "heavy_tail", "scale": 0.5}]
+    said = "flips 0 to 1 (20 %) and 1 to 0 (0 %), heavy tails of 0.5 in units of reward (Student's t, 2 degrees of freedom)"
+    assert tracking.describe_noise(Params(label={"source": "clean"}, noise=flips)) == f"clean labels, {said}"
+    assert tracking.describe_noise(Params(label={"wrong_reference_rate": 0.3})) == "majority vote of 12, 30 % wrong references"
+    assert tracking.describe_noise(Params(reward={"kind": "model"})) == "reward model, 20 % wrong pairs"
+    both = Params(reward={"kind": "implicit"}, noise=flips, label={"wrong_reference_rate": 0.3})  # labels that nobody reads
+    assert tracking.describe_noise(both) == f"implicit reward, 20 % wrong pairs, {said}"
 
 
 def test_sync_names_the_record_and_the_store_that_does_not_answer(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

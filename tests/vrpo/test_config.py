@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,14 +91,45 @@ def test_files_that_are_no_parameters(tmp_path) -> None:
             "reward.kind = 'model': nobody knows how often.*set reward.checked_samples",
         ),
         (
-            {"reward": {"correction": "forward"}, "label": {"heavy_tail_scale": 0.1, "heavy_tail_degrees": 1.0}},
-            "label.heavy_tail_degrees = 1: such tails have no mean.*raise the degrees above 1",
+            {"reward": {"correction": "forward"}, "noise": [{"kind": "heavy_tail", "scale": 0.1, "degrees": 1.0}]},
+            "noise {kind: heavy_tail, scale: 0.1, degrees: 1.0}: such tails have no mean.*raise the degrees above 1",
         ),
     ],
 )
 def test_a_correction_that_cannot_be_right_is_refused(changes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Params.model_validate(changes)
+
+
+@pytest.mark.parametrize("place", ["", "domains.science", "profiles.mini"])
+@pytest.mark.parametrize(
+    ("key", "value", "form"),
+    [
+        ("false_positive_rate", 0.2, "[{kind: flip, false_positive: 0.2}]"),
+        ("false_negative_rate", 0.0, "[{kind: flip, false_negative: 0.0}]"),
+        ("prompt_flip_rate", 0.1, "[{kind: prompt_flip, rate: 0.1}]"),
+        ("heavy_tail_scale", 0.3, "[{kind: heavy_tail, scale: 0.3}]"),
+        ("heavy_tail_degrees", 2.5, "[{kind: heavy_tail, scale: ..., degrees: 2.5}]"),
+    ],
+)
+def test_keys_of_before_are_refused_with_what_stands_in_their_place(place: str, key: str, value: float, form: str) -> None:
+    changes = {"label": {key: value}}
+    for part in reversed(place.split(".") if place else []):
+        changes = {part: changes}
+    assert complaint(changes) == f"params.yaml: {f'{place}.'.lstrip('.')}label.{key}: is now noise: {form}"
+
+
+def test_a_profile_lays_its_noise_over_that_of_the_file_as_a_whole() -> None:
+    tails, flips = [{"kind": "heavy_tail", "scale": 0.3}], [{"kind": "prompt_flip", "rate": 0.1}, {"kind": "flip", "false_positive": 0.2}]
+    raw = {"noise": flips, "domains": {"science": {"noise": tails}}, "profiles": {"calm": {"noise": []}}}
+    noise = [resolve_params(raw | chosen).noise for chosen in ({}, {"domain": "science"}, {"domain": "science", "profile": "calm"})]
+    assert [[channel.kind for channel in channels] for channels in noise] == [["prompt_flip", "flip"], ["heavy_tail"], []]
+
+
+def test_parameters_are_checked_without_torch() -> None:
+    code = "import sys; from pipeline.params import load_params; load_params(); print({'torch', 'scipy', 'transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -151,7 +184,14 @@ def test_a_profile_may_go_with_one_domain_alone() -> None:
         ("train.gradient_checkpointing", "yes", "= 'yes': .*true or false"),
         ("train.max_grad_norm", math.inf, "= inf: .*finite"),
         ("train.learning_rate", math.nan, "= nan: .*"),
-        ("label.heavy_tail_scale", math.inf, "= inf: .*finite"),
+        ("noise", [{"kind": "heavy_tail", "scale": math.inf}], ".0.heavy_tail.scale = inf: .*finite"),
+        ("noise", [{"kind": "heavy_tail", "scale": -0.1}], ".0.heavy_tail.scale = -0.1: .*greater than or equal to 0"),
+        ("noise", [{"kind": "flip", "false_positive": 1.2}], ".0.flip.false_positive = 1.2: .*less than or equal to 1"),
+        ("noise", [{"kind": "flip", "flase_positive": 0.2}], ".0.flip.flase_positive: unknown key.*did you mean 'false_positive'"),
+        ("noise", [{"kind": "prompt_flip"}], ".0.prompt_flip.rate: Field required"),
+        ("noise", [{"kind": "flop"}], ".0: .*'flop'.*'flip', 'heavy_tail', 'prompt_flip'"),
+        ("noise", [{"rate": 0.1}], r".0: .*'kind'; name the kind first, as in \{kind: flip"),
+        ("noise", {"kind": "flip"}, r".*write \[one, another\]"),
         ("train", None, "= None: .*below it, or {}"),
         ("train.critic", [], r"= \[\]: .*keys and values"),
         ("seeds", [0, 1, 0], r"= \[0, 1, 0\]: 0 stands twice"),
@@ -186,10 +226,17 @@ def test_values_of_another_type_or_without_end_are_refused(key: str, value: obje
         ({"methods": ["oracle"], "domain": "science"}, "methods: oracle needs a task whose values are known"),
         ({"label": {"source": "dataset"}}, "label.source = 'dataset': problems of prepare.dataset = procedural have no labels"),
         (
-            {"label": {"false_positive_rate": 0.6, "false_negative_rate": 0.4}, "reward": {"correction": "backward"}},
-            "reward.correction = 'backward': label.false_positive_rate = 0.6, false_negative_rate = 0.4 .*leave no signal",
+            {"noise": [{"kind": "flip", "false_positive": 0.6, "false_negative": 0.4}], "reward": {"correction": "backward"}},
+            r"reward.correction = 'backward': noise = \[{kind: flip, false_positive: 0.6, false_negative: 0.4}\] leaves no signal",
         ),
-        ({"label": {"prompt_flip_rate": 0.5}, "reward": {"correction": "forward"}}, "prompt_flip_rate = 0.5 leave no signal"),
+        (
+            {"noise": [{"kind": "prompt_flip", "rate": 0.5}], "reward": {"correction": "forward"}},
+            "prompt_flip, rate: 0.5}. leaves no signal",
+        ),
+        (
+            {"domain": "dialogue", "noise": [{"kind": "flip", "false_positive": 0.1}], "reward": {"per_turn": True}},
+            r"reward.per_turn = true: needs .* and noise = \[\]",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(changes: dict, message: str) -> None:
@@ -201,7 +248,7 @@ def test_values_that_do_not_go_together_are_refused(changes: dict, message: str)
     [
         {"train": {"group_size": 1}, "methods": ["ppo", "vrpo"]},
         {"base": {"heads": 5, "source": "my-folder"}},
-        {"label": {"false_positive_rate": 0.6, "false_negative_rate": 0.4}},
+        {"noise": [{"kind": "flip", "false_positive": 0.6, "false_negative": 0.4}]},
         {"prepare": {"min_length": 8}},
         {"train": {"learning_rate": 1, "lora": {"target_modules": ["q_proj"]}}},
     ],

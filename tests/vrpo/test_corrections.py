@@ -8,7 +8,10 @@ import torch
 from vrpo.algorithms.advantages import group_relative_advantages
 from vrpo.errors import UserError
 from vrpo.rewards.corrections import FlipRates, backward_correction, estimate_rates, forward_correction
-from vrpo.rewards.noise import HeavyTail, NoiseChannel, PromptFlip, compose
+from vrpo.rewards.noise import Noise, NoiseChannel
+from vrpo.rewards.noise.flip import Flip
+from vrpo.rewards.noise.heavy_tail import HeavyTail
+from vrpo.rewards.noise.prompt_flip import PromptFlip
 
 COUNT = 40_000
 RATES = FlipRates(0.1, 0.3)
@@ -54,8 +57,8 @@ def test_corrections_change_nothing_in_z_scored_groups_and_keep_unscored() -> No
 
 @pytest.mark.parametrize("inverted", [0.0, 0.15, 0.6])
 def test_known_rates_count_the_problems_that_are_inverted(inverted: float) -> None:
-    rates = FlipRates.known(0.1, 0.3, inverted)
-    channel = compose(PromptFlip(inverted, seed=0), NoiseChannel(0.1, 0.3, seed=0))
+    channels = [PromptFlip(rate=inverted), Flip(false_positive=0.1, false_negative=0.3)]
+    rates, channel = FlipRates.known([*channels, HeavyTail(scale=0.1)]), Noise(channels, seed=0)
     key = {"step": 0, "ids": [str(i) for i in range(COUNT)], "samples": [0] * COUNT}
     measured = {clean: sum(channel([clean] * COUNT, **key)) / COUNT for clean in (0.0, 1.0)}
     assert measured == pytest.approx({0.0: rates.false_positive, 1.0: 1 - rates.false_negative}, abs=3 / math.sqrt(COUNT))
@@ -72,7 +75,7 @@ def test_checked_rates_undo_tails_and_learned_rewards_too() -> None:
     """They are means, so that what is corrected is right on average, whatever form the observed rewards have."""
     clean = [float(i % 2) for i in range(COUNT)]
     key = {"step": 0, "ids": [str(i) for i in range(COUNT)], "samples": [0] * COUNT}
-    for observed in (HeavyTail(0.4, 5.0, seed=0)(flipped(clean), **key), [0.3 + 0.2 * value for value in clean]):
+    for observed in (Noise([HeavyTail(scale=0.4, degrees=5.0)], seed=0)(flipped(clean), **key), [0.3 + 0.2 * value for value in clean]):
         corrected = backward_correction(observed, estimate_rates(observed, clean))
         for value in (0.0, 1.0):
             assert 2 * sum(c for c, truth in zip(corrected, clean, strict=True) if truth == value) / COUNT == pytest.approx(value, abs=1e-6)

@@ -14,7 +14,7 @@ from vrpo.data.masking import masked_centred, masked_mean, masked_var
 from vrpo.metrics.critic import critic_metrics
 from vrpo.rewards.calling import Score, totals
 from vrpo.rewards.experience import token_rewards
-from vrpo.rewards.noise import confusion
+from vrpo.rewards.labels import confusion
 
 MUCH_ROUNDING = 0.02  # of the rewards' spread
 

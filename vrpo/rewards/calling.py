@@ -87,6 +87,16 @@ def call_reward(
     return [_score(value, f"reward {place} in iteration {step} is") for place, value in enumerate(returned)]
 
 
+def plain_reward(reward: Reward) -> Reward:
+    """A reward as f(prompts, responses, *, step, samples, **columns), whatever arguments it names itself: for what stands around it."""
+
+    def plain(prompts: list[Any], responses: list[str], *, step: int, samples: list[int], **columns: list[Any]) -> list[Score]:
+        rows = [dict(zip(("prompt", *columns), values, strict=True)) for values in zip(prompts, *columns.values(), strict=True)]
+        return call_reward(reward, rows, responses, step, samples)
+
+    return plain
+
+
 def totals(scores: Sequence[Score]) -> list[float | None]:
     """One number per response, the sum over its turns where each has its own."""
     return [score if score is None or isinstance(score, int | float) else sum(score) for score in scores]

@@ -7,12 +7,13 @@ they act where the scale of rewards matters: on value targets, on a KL penalty's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vrpo.errors import UserError
-from vrpo.rewards.noise import confusion
+from vrpo.rewards.labels import confusion
+from vrpo.rewards.noise import Channel
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class FlipRates:
     checked: int | None = None
 
     @classmethod
-    def known(cls, false_positive: float, false_negative: float, prompt_flip: float = 0.0) -> FlipRates:
-        """Of rewards that are inverted in a share `prompt_flip` of the problems and then flipped, as `PromptFlip` and `NoiseChannel` do."""
-        kept = 1.0 - prompt_flip
-        return cls(
-            kept * false_positive + prompt_flip * (1.0 - false_negative), kept * false_negative + prompt_flip * (1.0 - false_positive)
-        )
+    def known(cls, channels: Iterable[Channel]) -> FlipRates:
+        """Of rewards that pass through these channels, one after the other; those whose rates nobody knows are passed over."""
+        up = down = 0.0
+        for channel in channels:
+            if rates := channel.flip_rates:
+                up, down = up * (1.0 - rates[1]) + (1.0 - up) * rates[0], down * (1.0 - rates[0]) + (1.0 - down) * rates[1]
+        return cls(up, down)
 
     @property
     def signal(self) -> float:
