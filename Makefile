@@ -46,7 +46,7 @@ repro: env ## run whatever is out of date, up to the report; JOBS=2 stages at a 
 	@python -m pipeline.repro --jobs $(JOBS)
 
 test: env ## run the tests
-	python -m pytest -q -n 2 --dist loadfile
+	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: env ## speed and memory against Hugging Face and TRL, on an idle machine; writes data/reports/bench.json
 	python -m tests.benchmarks

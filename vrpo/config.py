@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, Strict, model_serializer, model_validator
@@ -36,7 +35,7 @@ Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what every random numb
 Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
 Method = Literal[names("algorithms")]
 CriticKind = Literal[names("critics")]
-Engine = Literal[tuple(sorted(path.stem for path in (Path(__file__).parent / "rollout" / "engines").glob("[!_]*.py")))]
+Engine = Literal[names("rollout.engines")]
 Unset = Field(exclude_if=lambda value: value is None)  # no part of dumps: runs from before a key keep their names and checkpoints
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -1,4 +1,5 @@
-"""A run for `accelerate launch`: the main process prints the number of processes and its log as JSON. Arguments: method, checkpoint folder, where to stop."""
+"""Runs for `accelerate launch`: the main process prints the number of processes and the log of each method as JSON. Arguments: checkpoint
+folder, where to stop, methods."""
 
 import json
 import sys
@@ -20,7 +21,6 @@ def few() -> Trainer:
 
 
 def main(method: str, folder: str, last: int) -> None:
-    torch.set_num_threads(1)
     task = ChainTask(max_length=3)
     rows = generate_problems(40, 0, 1, 3, set())
     problems = [{"prompt": task.prompt(row["question"]), "answer": row["answer"]} for row in rows]
@@ -35,4 +35,6 @@ def main(method: str, folder: str, last: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    torch.set_num_threads(1)
+    for name in sys.argv[3:]:  # one after the other: to start processes costs more than to train
+        main(name, sys.argv[1], int(sys.argv[2]))

@@ -83,6 +83,17 @@ def test_surprisal_inputs_reach_the_values_and_resume(tokenizer, problems, tmp_p
     assert timeless(trainer(tokenizer, problems, method, changes=changes, checkpoint=path).run()) == timeless(log)
 
 
+def test_what_is_frozen_of_the_cold_start_is_held_once(tokenizer, problems) -> None:
+    run = trainer(tokenizer, problems, changes={"critic": {"surprisal_inputs": True}})
+    assert run.critic.reader is run.reference
+    assert run.critic.lm_head.data_ptr() == run.reference.get_output_embeddings().weight.data_ptr()
+    before = run.reference.get_output_embeddings().weight.clone()
+    run.run()
+    assert torch.equal(run.reference.get_output_embeddings().weight, before)
+    learned = trainer(tokenizer, problems, changes={"critic": {"semantic_head": "learned"}})
+    assert learned.critic.lm_head.data_ptr() != learned.reference.get_output_embeddings().weight.data_ptr()
+
+
 def test_semantic_head_stays_frozen_or_learns(tokenizer, problems) -> None:
     for kind, moves in (("frozen", False), ("learned", True)):
         run = trainer(tokenizer, problems, "vrpo", changes={"critic": {"semantic_head": kind}})

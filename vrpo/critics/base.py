@@ -50,6 +50,11 @@ class Critic:
         """Class and sizes of the value model's head, arguments of `ValueModel`; by default one number without a bottleneck."""
         return {"depth": 0, "latent_size": 1}
 
+    def share(self, cold_start: nn.Module) -> None:
+        """Take what is frozen from this frozen copy of the policy instead of keeping another."""
+        if self.model.reader is not None:
+            self.model.reader = cold_start
+
     def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
         """What it says about the tokens of a fresh rollout, [B, T, ...] each by name, from its states `hidden` [B, T, H]: `values`,
         `critic_inputs` where the head has inputs, `latent_kl` [B, T, Z] where it has a bottleneck."""

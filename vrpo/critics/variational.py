@@ -58,6 +58,11 @@ class VariationalCritic(Critic):
         """The language-model head on the critic's copy of its weights."""
         return replace(self._head, weight=self.model.lm_head, bias=getattr(self.model, "lm_head_bias", None))
 
+    def share(self, cold_start: nn.Module) -> None:
+        super().share(cold_start)
+        if not self.model.lm_head.requires_grad:
+            self.model.lm_head.data = cold_start.get_output_embeddings().weight.data
+
     def head(self) -> dict[str, Any]:
         return {"depth": self.config.depth, "latent_size": self.config.latent_size}
 

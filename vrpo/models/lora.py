@@ -41,6 +41,11 @@ def add_lora(model: Any, config: LoRAConfig, seed: int) -> Any:
     return adapted
 
 
+def has_adapters(model: Any) -> bool:
+    """Whether a model brings adapters; told without importing PEFT, which takes seconds that most runs need not spend."""
+    return any(type(module).__module__.startswith("peft.") for module in model.modules())
+
+
 def _misfit(model: Any, config: LoRAConfig, reason: str) -> UserError:
     return UserError(
         f"train.lora.target_modules = {config.target_modules!r} does not fit {type(model).__name__} ({reason}); "
@@ -58,11 +63,11 @@ def without_lora(model: nn.Module) -> nn.Module:
 
     A weight that is tied to another layer's is untied first, and the copy's configuration says so: the adapter is of one of the two.
     """
+    if not has_adapters(model):
+        return model
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        return model
     merged = copy.deepcopy(model.get_base_model() if isinstance(model, PeftModel) else model)
     owners = _owners(merged)
     for name, module in reversed(list(merged.named_modules())):  # adapters on several weights of one module are nested

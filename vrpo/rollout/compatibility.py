@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vrpo.data.batch import Rollout
 from vrpo.errors import UserError
 from vrpo.models.forward import policy_forward
+from vrpo.models.lora import has_adapters
 from vrpo.models.states import probing
 
 Decode = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -28,11 +29,8 @@ def check_policy(model: Any, gradient_checkpointing: bool) -> None:
     Raises:
         UserError: it brings adapters of its own, or quantised weights, is no decoder, or cannot recompute activations where it should.
     """
-    from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     name = type(model).__name__
-    if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    if has_adapters(model):
         raise UserError(
             f"policy: {name} brings adapters of its own; fold them in (policy.merge_and_unload()), and set train.lora to train new ones"
         )

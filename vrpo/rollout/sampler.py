@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from vrpo.config import GenerationConfig
 from vrpo.data.batch import Rollout
 from vrpo.data.text import end_tokens
+from vrpo.kinds import find
 
 
 class Sampler:
@@ -64,6 +64,4 @@ class Sampler:
 
 def new_sampler(model: Any, tokenizer: Any, generation: GenerationConfig) -> Sampler:
     """The engine that `generation.engine` names, on this model."""
-    module = import_module(f"vrpo.rollout.engines.{generation.engine}")
-    own = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
-    return next(kind for kind in own if issubclass(kind, Sampler))(model, tokenizer, generation)
+    return find("rollout.engines", generation.engine, "generation.engine")(model, tokenizer, generation)

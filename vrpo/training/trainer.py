@@ -131,6 +131,8 @@ class Trainer:
         self.policy, self.reference = policy, None
         if config.lora is None:
             self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
+            if self.algorithm.critic is not None:
+                self.algorithm.critic.share(self.reference)
         else:  # the reference is the policy without its adapters
             self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
             if self.critic is not None and config.critic.backbone == "separate":
