@@ -59,6 +59,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     copy = tmp_path_factory.mktemp("project")
     for name in ("vrpo", "pipeline"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", copy)
     mine = copy / "vrpo/tasks/mine"
     for folder in (mine, copy / "folder", copy / "file"):
         folder.mkdir()
@@ -106,9 +107,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("code", "domain", "message"),
     [
         ("", "nothing.py:DOMAIN", "no file nothing.py in .*; correct the path"),
-        ("", "my_task.py", "write FILE.py:NAME, for instance my_task.py:DOMAIN"),
+        ("", "my_task.py", "write FILE.py:NAME, the file and what to take from it"),
         ("def f(:", OWN, "my_task.py, line 1: invalid syntax.*; correct it"),
-        ("OTHER = 1\ndef f(): DOMAIN = 2", OWN, "my_task.py defines no DOMAIN at its top; define it, or use one of OTHER, f"),
+        ("OTHER = 1\ndef f(): DOMAIN = 2", OWN, "my_task.py defines no DOMAIN at its top; define it, or correct the name"),
     ],
 )
 def test_a_wrong_file_is_told_when_parameters_are_checked(home: Path, code: str, domain: str, message: str) -> None:
@@ -120,8 +121,8 @@ def test_a_wrong_file_is_told_when_parameters_are_checked(home: Path, code: str,
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import nothing_here\nDOMAIN = 1", "my_task.py, line 1: ModuleNotFoundError: No module named 'nothing_here'; correct it"),
-        ("def f():\n    return 1 / 0\n\nDOMAIN = f()", "my_task.py, line 2: ZeroDivisionError: division by zero; correct it"),
+        ("import nothing_here\nDOMAIN = 1", "my_task.py, line 1, cannot be run (ModuleNotFoundError: No module named 'nothing_here'); correct it"),
+        ("def f():\n    return 1 / 0\n\nDOMAIN = f()", "my_task.py, line 2, cannot be run (ZeroDivisionError: division by zero); correct it"),
         ("DOMAIN = 1", "is 1, no vrpo.tasks.base.Domain; write NAME = Domain"),
         ("if False:\n    DOMAIN = 1", "my_task.py has no DOMAIN after it ran"),
     ],

@@ -33,23 +33,24 @@ policy, generation = tiny_policy(tokenizer), GenerationConfig(max_new_tokens=8, 
 settings, tokenizer.chat_template = config(iterations=2, lora=lora), "{% for m in messages %}{{ m['content'] }}.{% endfor %}"
 options = {"generation": generation, "validation": problems[:6], "environment": lambda row, turns: "1+" if len(turns) < 2 else None}
 run, drawn, versions = Trainer(settings, policy, tokenizer, problems, count_digits, method="vrpo", **options), [], []
-sample, load = run.sampler.sample, run.sampler.model.load_state_dict
-run.sampler.sample = lambda *prompts, **options: drawn.append(sample(*prompts, **options)) or drawn[-1]
-run.sampler.model.load_state_dict = lambda weights: versions.append(run.sampler.version) or load(weights)
+sampler = run.collector.sampler
+sample, load = sampler.sample, sampler.model.load_state_dict
+sampler.sample = lambda *prompts, **options: drawn.append(sample(*prompts, **options)) or drawn[-1]
+sampler.model.load_state_dict = lambda weights: versions.append(sampler.version) or load(weights)
 log = run.run()
 experience, _ = run.collect(problems[:16], [0] * 16, iteration=2)
 mask, own = experience.response_mask, drawn[-2].logprobs  # of the first turn
 with torch.no_grad():
     right = policy_forward(run.policy, experience, 1.0).logprobs
 print(json.dumps({
-    "engine": type(run.sampler).__name__,
+    "engine": type(sampler).__name__,
     "rows": len(log),
     "versions": versions,
     "updates": run.policy_updates,
     "off": float((experience.logprobs - right)[mask].abs().max()),
     "engine_off": float((own - right[:, : own.shape[1]])[drawn[-2].response_mask].abs().max()),
     "stale": max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(
-        run.sampler.model.state_dict().values(), dict(run._weights()).values(), strict=True)),
+        sampler.model.state_dict().values(), dict(run.collector._weights()).values(), strict=True)),
     "texts": len(sample_texts(new_sampler(policy, tokenizer, generation), ["1+1.:"], 3, seed=(0,))[0][0]),
 }))
 """
