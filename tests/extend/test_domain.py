@@ -122,5 +122,5 @@ def test_domains_are_the_folders_and_load_without_torch() -> None:
         "from vrpo.tasks import loader; [loader.load_domain(name) for name in loader.domains()]; import sys; print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "False\n"
-    assert loader.domains() == ["dialogue", "math", "science"]
+    assert {"dialogue", "math", "science"} <= set(loader.domains())
     assert all(isinstance(loader.load_domain(name), Domain) for name in loader.domains())

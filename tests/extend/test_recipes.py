@@ -40,10 +40,9 @@ def test_a_critic_of_one_file_trains_under_ppo_and_is_saved_with_its_head(traine
 
 
 def test_both_are_among_the_known_names_and_settings_are_checked(trained: dict) -> None:
-    assert trained["no_method"] == (
-        "method = 'medain': no such method; use one of dr_grpo, grpo, median, oracle, ppo, reinforce, reinforce_pp, rloo, vrpo"
-    )
-    assert "'plain', 'quantile' or 'variational'" in trained["no_kind"]
+    assert trained["no_method"].startswith("method = 'medain': no such method; use one of dr_grpo, grpo, ")
+    assert {"median", "ppo", "vrpo"} <= set(trained["no_method"].partition("use one of ")[2].split(", "))
+    assert all(f"'{kind}'" in trained["no_kind"] for kind in ("plain", "quantile", "variational"))
     assert "train.critic.settings.quantile: " in trained["no_setting"]
 
 
@@ -57,8 +56,8 @@ def test_an_engine_with_weights_of_its_own_is_one_file(found: dict, policy: str)
 
 
 def test_an_engine_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(ValueError, match="Input should be 'transformers'"):
-        GenerationConfig(engine="half")
+    with pytest.raises(ValueError, match="Input should be .*'transformers'"):
+        GenerationConfig(engine="transfromers")
 
 
 def test_the_choice_of_an_engine_names_no_earlier_run_anew() -> None:
