@@ -27,7 +27,7 @@ Written by `python -m docs.parameters` from the schema in `pipeline/params.py`, 
 it leaves out has its default. A wrong key or value stops every stage before it starts, with its name.
 
 `domain` lays the values under `domains.<name>` over the sections: `math` (nothing more), `science`, `dialogue`, or one of
-[your own](extend_domain.md); over both, `profile` lays those
+[your own](extend.md#a-domain); over both, `profile` lays those
 under `profiles.<name>`: `tiny` (nothing more), `mini` (tests), `smollm2`. Override such a value where it stands, e.g.
 `-S domains.science.base.steps=800`. `prepare.dataset: procedural` means the domain's own problems.
 

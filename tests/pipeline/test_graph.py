@@ -79,7 +79,7 @@ def test_a_stage_reads_the_resolved_parameters_its_own_section_among_them(stage:
 
 
 def test_the_graph_a_person_reads_is_short() -> None:
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 200
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 20 * len(STAGES)
 
 
 def test_upstream_stages_are_those_whose_outputs_are_read() -> None:
