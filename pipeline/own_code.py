@@ -117,6 +117,7 @@ def _run(path: Path, file: str) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[path.stem]
+        sys.path.remove(str(path.parent))
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{file}, line {lines[-1] if lines else 1}, cannot be run ({reason}); correct it") from error

@@ -302,9 +302,9 @@ def test_user_errors_name_the_file(tmp_path, monkeypatch):
 
 def test_the_scale_of_heavy_tails_is_not_called_a_percentage(project) -> None:
     summary = read_summary()
-    summary["runs"][0]["noise"] = {"kind": "clean", "label_accuracy": 1.0, "heavy_tail_scale": 0.25, "heavy_tail_degrees": 2.0}
+    summary["runs"][0]["noise"] = {"kind": "clean", "label_accuracy": 1.0, "channels": [{"description": HeavyTail(kind="heavy_tail", scale=0.25).describe()}]}
     assert dict(sections.facts([runs.Run("ppo", 0, summary["runs"][0])], summary))["Noise"] == (
-        "clean, labels right 100 %, heavy tails: scale 0.25"
+        "clean, labels right 100 %, heavy tails of 0.25 in units of reward (Student's t, 2 degrees of freedom)"
     )
 
 
