@@ -23,12 +23,14 @@ class Stage:
         sections: of the resolved parameters.
         code: modules and rooms, relative to the project's folder.
         upstream: names of the stages it depends on.
+        made: its outputs and metrics, with the matrix's names in braces.
         matrix: whether it runs once for each method and seed.
     """
 
     sections: tuple[str, ...]
     code: tuple[str, ...]
     upstream: tuple[str, ...]
+    made: tuple[str, ...]
     matrix: bool
 
 
@@ -44,7 +46,7 @@ def stages() -> dict[str, Stage]:
         upstream = [
             made[out] for dep in entry["deps"] for out in made if f"{out}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{out}/")
         ]
-        found[name] = Stage(tuple(sections), tuple(code), tuple(dict.fromkeys(upstream)), "matrix" in entry)
+        found[name] = Stage(tuple(sections), tuple(code), tuple(dict.fromkeys(upstream)), tuple(_outputs(entry)), "matrix" in entry)
     return found
 
 

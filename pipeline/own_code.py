@@ -31,19 +31,14 @@ def named(params: Any) -> dict[str, str]:
     return found | ({"reward.function": params.reward.function} if params.reward.kind == "function" else {})
 
 
-def files(params: Any) -> list[Path]:
-    """The files of all that is `named`, relative to the project's folder."""
-    return [file_of(spec) for spec in named(params).values()]
-
-
 def file_of(spec: str) -> Path:
-    """The file of FILE.py:NAME."""
+    """The file of FILE.py:NAME, relative to the project's folder."""
     return Path(spec.rpartition(":")[0])
 
 
 def digest(params: Any) -> str:
-    """Of the content of `files`; "" where there are none."""
-    content = b"".join(path.read_bytes() for path in files(params))
+    """Of the content of all files that are `named`; "" where there are none."""
+    content = b"".join(file_of(spec).read_bytes() for spec in named(params).values())
     return sha256(content).hexdigest()[:16] if content else ""
 
 

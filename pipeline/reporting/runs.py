@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.domains import domain_of
 from pipeline.files import read_json, read_jsonl
 from pipeline.params import Params
+from pipeline.workspace import Workspace
 from vrpo.errors import UserError
 from vrpo.metrics.statistics import area, interval
 from vrpo.tasks.base import Measures
 
-DATA = Path("data")
 REQUIRED = (
     *("method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic", "seconds"),
     *("proxy_gap", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb"),
@@ -61,24 +60,24 @@ class Run:
         return x, y
 
 
-def load_runs(params: Params) -> list[Run]:
+def load_runs(params: Params, workspace: Workspace) -> list[Run]:
     """The runs of the matrix in params.yaml that have been evaluated, in its order; files of other cells are left out."""
     runs = []
     for method, seed in itertools.product(params.methods, params.seeds):
-        path = DATA / "evaluations" / f"{method}-{seed}.json"
+        path = workspace.evaluations / f"{method}-{seed}.json"
         if not path.exists():
             continue
         evaluation = read_json(path)
         missing = [key for key in REQUIRED if key not in evaluation]
         if missing:
             raise UserError(f"{path}: lacks {', '.join(missing)}; remove the file and run `dvc repro evaluate` again")
-        folder = DATA / "runs" / f"{method}-{seed}"
+        folder = workspace.runs / f"{method}-{seed}"
         log = read_jsonl(folder / "log.jsonl") if (folder / "log.jsonl").exists() else []
         info = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-        tokens = DATA / "tokens" / f"{method}-{seed}.json"
+        tokens = workspace.tokens / f"{method}-{seed}.json"
         runs.append(Run(method, seed, evaluation, log, info, read_json(tokens, list) if tokens.exists() else []))
     if not runs:
-        raise UserError(f"{DATA / 'evaluations'}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
+        raise UserError(f"{workspace.evaluations}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
     return runs
 
 

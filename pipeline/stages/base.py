@@ -9,21 +9,20 @@ from __future__ import annotations
 import os
 import random
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline import files
 from pipeline.domains import load_task
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 from vrpo.tasks.base import PROCEDURAL
 
-PREPARED, BASE = Path("data/prepared"), Path("data/models/base")
 CAREFUL_SHARE = 0.6  # first part of the corpus, without slips: they would double the steps until the rules are found
 
 
-def run(params: Params, record: Any) -> dict[str, Any]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Make the base model; returns its size and, from scratch, its last losses."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded: two threads that spin starve each other on a busy machine
     if missing := files.left_behind(params.base.source):
@@ -33,7 +32,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     kind, _, name = params.base.source.partition(":")
     metrics: dict[str, Any] = {}
     if params.base.source == "scratch":
-        model, tokenizer, losses = _from_scratch(params)
+        model, tokenizer, losses = _from_scratch(params, workspace)
         for step, loss in enumerate(losses, 1):
             record.metrics({"loss": loss}, step)
         metrics = {"steps": len(losses), "loss_first": losses[0], "loss_last": sum(losses[-10:]) / len(losses[-10:])}
@@ -42,8 +41,8 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     else:
         model, tokenizer = loading.load_policy(params.base.source, params.runtime.training)
     metrics["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    loading.save_model(model, tokenizer, BASE)
-    record.model(BASE, "base", metrics)
+    loading.save_model(model, tokenizer, workspace.base)
+    record.model(workspace.base, "base", metrics)
     return metrics
 
 
@@ -70,7 +69,7 @@ def corpus(params: Params, exclude: set[str]) -> list[dict[str, str]]:
     return pairs
 
 
-def _from_scratch(params: Params) -> tuple[Any, Any, list[float]]:
+def _from_scratch(params: Params, workspace: Workspace) -> tuple[Any, Any, list[float]]:
     dataset = params.prepare.dataset
     if dataset != PROCEDURAL:
         raise UserError(
@@ -81,7 +80,7 @@ def _from_scratch(params: Params) -> tuple[Any, Any, list[float]]:
 
     base = params.base
     # Training questions may appear: there are only 300 of length 1, and a model that never saw one cannot answer them.
-    held_out = {row["question"] for split in ("validation", "test") for row in files.read_jsonl(PREPARED / f"{split}.jsonl")}
+    held_out = {row["question"] for split in ("validation", "test") for row in files.read_jsonl(workspace.prepared / f"{split}.jsonl")}
     tokenizer = load_task(params).new_tokenizer()
     model = new_llama(tokenizer, base.hidden_size, base.layers, base.heads, base.seed).to(params.runtime.device)
     pairs = corpus(params, held_out)

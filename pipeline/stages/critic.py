@@ -10,14 +10,15 @@ from typing import Any
 
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 
 
-def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+def run(params: Params, method: str, seed: int, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Fit one critic; returns its correlation with Monte-Carlo values, errors and seconds."""
     from pipeline.stages.train import new_trainer
 
-    trainer = new_trainer(params, method, seed)
+    trainer = new_trainer(params, method, seed, workspace)
     if trainer.critic is None:
         raise UserError(f"--method {method}: has no value model to try; use ppo or vrpo")
     row = trainer.warm_up()

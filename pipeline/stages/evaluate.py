@@ -9,18 +9,17 @@ A few responses, token by token, go to data/tokens/<method>-<seed>.json.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 from pipeline import files
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 
-PREPARED, LABELS, RUNS, EVALUATIONS = Path("data/prepared"), Path("data/labels"), Path("data/runs"), Path("data/evaluations")
-SFT, TOKENS = Path("data/models/sft"), Path("data/tokens")
+Rates = dict[str, Any] | None  # what rewards were corrected for
 
 
-def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+def run(params: Params, method: str, seed: int, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Evaluate `data/runs/<method>-<seed>`; returns the headline numbers."""
     import torch
 
@@ -34,30 +33,31 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     from vrpo.timing import Timer
 
     torch.set_num_threads(params.runtime.threads)
-    folder, timer = RUNS / f"{method}-{seed}", Timer()
+    folder, timer = workspace.runs / f"{method}-{seed}", Timer()
     trained = files.read_json(folder / "run.json")
-    initial = files.read_json(EVALUATIONS / "sft.json")
-    rows = files.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
+    initial = files.read_json(workspace.cold_start)
+    rows = files.read_jsonl(workspace.prepared / "test.jsonl")[: params.evaluate.max_problems]
     policy, tokenizer = load_policy(folder / "policy", params.runtime)
     task = load_task(params, tokenizer)
     sampler = new_sampler(policy, tokenizer, params.generation)
     with timer("evaluate"):
         drawn = PolicySamples.draw(sampler, task, rows, params.evaluate.samples, params.evaluate.seed)
-        observed, clean = _rewards(params, task, drawn, seed, trained["flip_rates"])
+        observed, clean = _rewards(params, task, drawn, seed, trained["flip_rates"], workspace)
         both = [(o, c) for o, c in zip(totals(observed), totals(clean), strict=True) if o is not None and c is not None]
         result = drawn.summary() | {"proxy_gap": sum(o - c for o, c in both) / len(both) if both else None}
     critic = model = None
     if (folder / "value_model").is_dir():
         with timer("critic"):
             model = ValueModel.from_pretrained(folder / "value_model", params.runtime.device)
-            critic = _fit(params, model, drawn, observed, clean) | {"corr_mc": _monte_carlo(params, sampler, model, task, rows, seed)}
+            critic = _fit(params, model, drawn, observed, clean, workspace)
+            critic["corr_mc"] = _monte_carlo(params, sampler, model, task, rows, seed)
             critic = {key: value if math.isfinite(value) else None for key, value in critic.items()}
             critic |= {key: trained["critic"][key] for key in ("corr_mc_start", "corr_mc_end")}
     evaluation = {
         "method": method,
         "seed": seed,
         "domain": params.domain,
-        "noise": acting_noise(params, files.read_json(LABELS / "noise.json")),
+        "noise": acting_noise(params, files.read_json(workspace.labels / "noise.json")),
         **result,
         "accuracy_init": initial["accuracy"]["mean"],
         "length_inflation": result["response_length"] / max(initial["response_length"], 1e-9),
@@ -65,20 +65,19 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
         **{key: trained[key] for key in ("iterations", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb", "health")},
         "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
     }
-    files.write_json(EVALUATIONS / f"{method}-{seed}.json", evaluation)
-    files.write_json(
-        TOKENS / f"{method}-{seed}.json", _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained["flip_rates"])
-    )
-    record.dataset(PREPARED / "test.jsonl", "test")
+    files.write_json(workspace.evaluations / f"{method}-{seed}.json", evaluation)
+    tokens = _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained["flip_rates"], workspace)
+    files.write_json(workspace.tokens / f"{method}-{seed}.json", tokens)
+    record.dataset(workspace.prepared / "test.jsonl", "test")
     headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
     return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
 
 
-def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[str, Any] | None) -> tuple[list[Any], list[Any]]:
+def _rewards(params: Params, task: Any, drawn: Any, seed: int, rates: Rates, workspace: Workspace) -> tuple[list[Any], list[Any]]:
     """What training with this seed would have seen of the responses, and the same reward clean; None where test problems have no label, as
     all where labels come with the training data.
 
-    The noise is drawn as in training, with a key of its own in place of the iteration. `flip_rates`: what rewards were corrected for.
+    The noise is drawn as in training, with a key of its own in place of the iteration.
     """
     from pipeline.stages.observed import EVALUATED, clean_reward, observed_reward
     from vrpo.rewards.calling import call_reward
@@ -87,15 +86,15 @@ def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[
 
     labels = {}
     if params.label.source != "dataset":
-        labels = {row["id"]: row["label"] for row in files.read_jsonl(LABELS / "test.jsonl")}
+        labels = {row["id"]: row["label"] for row in files.read_jsonl(workspace.labels / "test.jsonl")}
     rows = [
         {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"], "label": labels.get(row["id"], "")}
         for row, texts in zip(drawn.rows, drawn.texts, strict=True)
         for _ in texts
     ]
-    reward = observed_reward(params, task, seed)
-    if flip_rates:
-        reward = CorrectedReward(reward, params.reward.correction, FlipRates(**flip_rates))
+    reward = observed_reward(params, task, seed, workspace)
+    if rates:
+        reward = CorrectedReward(reward, params.reward.correction, FlipRates(**rates))
     texts = [text for group in drawn.texts for text in group]
     observed = call_reward(reward, rows, texts, EVALUATED, repeats(rows), params.train.reward_timeout)
     return observed, clean_reward(params, task)(
@@ -103,7 +102,7 @@ def _rewards(params: Params, task: Any, drawn: Any, seed: int, flip_rates: dict[
     ) if params.reward.per_turn else drawn.clean
 
 
-def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: list[Any]) -> dict[str, float]:
+def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: list[Any], workspace: Workspace) -> dict[str, float]:
     """Explained variance of the critic on the evaluation's samples, against observed and against clean returns (see `_penalty`)."""
     import torch
 
@@ -113,7 +112,7 @@ def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: li
     from vrpo.rewards.experience import token_rewards
 
     rollout = Rollout.concatenate(drawn.rollouts)
-    values, penalty, metrics = critic.read(rollout, params.train.micro_batch_size), _penalty(params, rollout), {}
+    values, penalty, metrics = critic.read(rollout, params.train.micro_batch_size), _penalty(params, rollout, workspace), {}
     for name, scores in (("observed", observed), ("clean", clean)):
         known = torch.tensor([score is not None for score in scores])[:, None] & rollout.response_mask
         returns = returns_to_go(token_rewards(scores, rollout.response_mask) - penalty, rollout.response_mask, params.train.gamma)
@@ -121,7 +120,7 @@ def _fit(params: Params, critic: Any, drawn: Any, observed: list[Any], clean: li
     return metrics
 
 
-def _penalty(params: Params, rollout: Any) -> Any:
+def _penalty(params: Params, rollout: Any, workspace: Workspace) -> Any:
     """What training takes off the reward of each token, [B, T] or 0: with `train.kl_in: reward` the divergence from the cold start."""
     from vrpo.algorithms.losses import kl_k1
     from vrpo.models.forward import read_logprobs
@@ -129,20 +128,13 @@ def _penalty(params: Params, rollout: Any) -> Any:
 
     if not params.train.kl_coefficient or params.train.kl_in != "reward":
         return 0.0
-    reference, _ = load_policy(SFT, params.runtime)
+    reference, _ = load_policy(workspace.sft, params.runtime)
     reference_logprobs = read_logprobs(reference, rollout, params.generation.temperature, params.train.micro_batch_size)
     return params.train.kl_coefficient * kl_k1(rollout.logprobs, reference_logprobs) * rollout.response_mask
 
 
 def _tokens(
-    params: Params,
-    policy: Any,
-    critic: Any,
-    tokenizer: Any,
-    drawn: Any,
-    observed: list[Any],
-    clean: list[Any],
-    flip_rates: dict[str, Any] | None,
+    params: Params, policy: Any, critic: Any, tokenizer: Any, drawn: Any, observed: list, clean: list, rates: Rates, workspace: Workspace
 ) -> list[dict[str, Any]]:
     """A few of the evaluation's responses, token by token."""
     import torch
@@ -154,8 +146,8 @@ def _tokens(
     from vrpo.rewards.corrections import CORRECTIONS, FlipRates
 
     middle = 0.5  # rewards above it are rewarded
-    if flip_rates:
-        (middle,) = CORRECTIONS[params.reward.correction]([middle], FlipRates(**flip_rates))
+    if rates:
+        (middle,) = CORRECTIONS[params.reward.correction]([middle], FlipRates(**rates))
     places = choose(totals(observed), totals(clean), middle)
     if not places:
         return []
@@ -168,7 +160,7 @@ def _tokens(
         "gamma": train.gamma,
         "lam": train.gae_lambda if alpha is None else length_adaptive_lambda(rollout.response_mask, alpha),
         "middle": middle,
-        "penalty": 0.0 if critic is None else _penalty(params, rollout),
+        "penalty": 0.0 if critic is None else _penalty(params, rollout, workspace),
     }
     return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
 

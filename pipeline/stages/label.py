@@ -7,22 +7,20 @@ stay beside the labels for measurement only.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pipeline import files
 from pipeline.params import LabelConfig, Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 
-PREPARED, BASE, LABELS = Path("data/prepared"), Path("data/models/base"), Path("data/labels")
 
-
-def run(params: Params, record: Any) -> dict[str, Any]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Label both splits; returns label accuracy and the confusion of label-based rewards."""
-    splits = {name: files.read_jsonl(PREPARED / f"{name}.jsonl") for name in ("train", "test")}
+    splits = {name: files.read_jsonl(workspace.prepared / f"{name}.jsonl") for name in ("train", "test")}
     if params.label.source == "majority_vote":
-        votes = _vote(params, splits)
+        votes = _vote(params, splits, workspace)
     else:
         votes = {name: (_given(rows, name, params.label.source), []) for name, rows in splits.items()}
     from pipeline.domains import load_task
@@ -43,7 +41,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
             raise UserError(
                 f"no {name} problem got a label: the base model gave no readable answer; raise label.votes or change base.source"
             )
-        files.write_jsonl(LABELS / f"{name}.jsonl", written)
+        files.write_jsonl(workspace.labels / f"{name}.jsonl", written)
         known = [row["correct"] for row in written if row["correct"] is not None]
         right = sum(known) / len(known) if known else None
         metrics |= {f"{name}/label_accuracy": right, f"{name}/unlabelled": 1 - len(written) / len(rows)}
@@ -55,7 +53,7 @@ def run(params: Params, record: Any) -> dict[str, Any]:
         "wrong_reference_rate": params.label.wrong_reference_rate,
         "confusion": {key: metrics[key] for key in ("true_positive_rate", "false_positive_rate", "youden_j") if key in metrics},
     }
-    files.write_json(LABELS / "noise.json", noise)
+    files.write_json(workspace.labels / "noise.json", noise)
     return metrics
 
 
@@ -70,7 +68,9 @@ def _given(rows: list[dict[str, Any]], name: str, source: str) -> list[str | Non
     return [row.get("label", row["answer"]) if source == "dataset" else row["answer"] for row in rows]
 
 
-def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, tuple[list[str | None], list[list[str]]]]:
+def _vote(
+    params: Params, splits: dict[str, list[dict[str, Any]]], workspace: Workspace
+) -> dict[str, tuple[list[str | None], list[list[str]]]]:
     """Majority labels and the samples behind them, per split."""
     from pipeline.domains import load_task
     from vrpo.models.loading import load_policy
@@ -78,7 +78,7 @@ def _vote(params: Params, splits: dict[str, list[dict[str, Any]]]) -> dict[str, 
     from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import sample_texts
 
-    model, tokenizer = load_policy(BASE, params.runtime)
+    model, tokenizer = load_policy(workspace.base, params.runtime)
     task = load_task(params, tokenizer)
     sampler = new_sampler(model, tokenizer, params.generation.model_copy(update={"temperature": params.label.temperature}))
     votes = {}

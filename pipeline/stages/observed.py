@@ -9,13 +9,14 @@ from typing import Any
 
 from pipeline import own_code
 from pipeline.params import Params
+from pipeline.workspace import Workspace
 from vrpo.errors import UserError, shown
 
 CHECKED, EVALUATED = -1, -2  # what stands for the iteration in the draws of noise outside training
 COLUMNS = ("id", "answer", "label")  # of the rows that rewards are asked about
 
 
-def observed_reward(params: Params, task: Any, seed: int) -> Any:
+def observed_reward(params: Params, task: Any, seed: int, workspace: Workspace) -> Any:
     """What training sees, before any correction; as `vrpo.training.trainer.Trainer` calls it. Rules need the column `label`, learned rewards
     `answer` (dialogues are read whole), noise `id`, and functions what they name of `COLUMNS`."""
     if params.reward.kind == "function":
@@ -23,7 +24,7 @@ def observed_reward(params: Params, task: Any, seed: int) -> Any:
     elif params.reward.kind != "rule":
         from pipeline.stages.reward import learned_reward
 
-        reward = learned_reward(params, task)
+        reward = learned_reward(params, task, workspace)
     else:
         score = task.turn_rewards if params.reward.per_turn else task.verify
 

@@ -16,19 +16,19 @@ from pipeline import own_code
 from pipeline.files import write_atomically
 from pipeline.params import Params
 from pipeline.stages.stage import main
+from pipeline.workspace import HERE, Workspace
 
-RESOLVED, OWN = Path("data/params.yaml"), Path("data/own")
 HEAD = (
     "# Written by `python -m pipeline.stages.params` from params.yaml: every value, domain and profile applied. Edit params.yaml instead.\n"
 )
 
 
-def run(params: Params) -> None:
+def run(params: Params, workspace: Workspace = HERE) -> None:
     """Write `data/params.yaml`, and in `data/own/` what DVC watches."""
     values = params.model_dump(mode="json") | {"profiles": {params.profile: {}}}  # there must be one of the profile's name
-    write_atomically(RESOLVED, HEAD + yaml.safe_dump(values, sort_keys=False, width=140))
+    write_atomically(workspace.params, HEAD + yaml.safe_dump(values, sort_keys=False, width=140))
     for name, file in watched(params).items():
-        watch(OWN / name, file)
+        watch(workspace.own / name, file)
 
 
 def watched(params: Params) -> dict[str, Path | None]:

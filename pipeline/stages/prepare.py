@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
 from typing import Any
 
 from pipeline.domains import domain_of, load_task
@@ -20,17 +19,17 @@ from pipeline.files import write_jsonl
 from pipeline.params import Params
 from pipeline.stages.problems import read_placed
 from pipeline.stages.stage import main
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 from vrpo.tasks.base import PROCEDURAL
 from vrpo.tasks.rows import Row
 
-OUTPUT = Path("data/prepared")
 SPLITS = ("train", "validation", "test")
 
 Placed = tuple[str, Row]  # where the row comes from, for messages
 
 
-def run(params: Params, record: Any) -> dict[str, float | int | str]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, float | int | str]:
     """Prepare all splits.
 
     Returns:
@@ -52,7 +51,7 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
                 f"e.g. {unlabelled[0]}; set it to 0 or add the column"
             )
     for split in SPLITS:
-        write_jsonl(OUTPUT / f"{split}.jsonl", splits[split])
+        write_jsonl(workspace.prepared / f"{split}.jsonl", splits[split])
     print(f"{params.domain}, {config.dataset}: " + ", ".join(f"{len(splits[split])} {split}" for split in SPLITS))
     return {**{f"rows_{split}": len(splits[split]) for split in SPLITS}, **left_out}
 

@@ -19,12 +19,12 @@ from typing import Any
 from pipeline import graph
 from pipeline.files import read_json, read_jsonl, write_atomically, write_json
 from pipeline.params import Params
-from pipeline.reporting.runs import DATA, Run, compare, is_number, learning_areas, load_runs, measures_of
+from pipeline.reporting.runs import Run, compare, is_number, learning_areas, load_runs, measures_of
 from pipeline.stages.stage import main
+from pipeline.workspace import HERE, Workspace
 from vrpo.metrics.statistics import interval
 from vrpo.tasks.base import Measures
 
-REPORTS = DATA / "reports"
 TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
 AVERAGED = (
     "accuracy",
@@ -39,7 +39,7 @@ AVERAGED = (
 CRITIC = ("ev_observed", "ev_clean", "corr_mc", "corr_mc_start", "corr_mc_end")
 
 
-def run(params: Params, record: Any) -> dict[str, float | int | str]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, float | int | str]:
     """Write summary, report and figures.
 
     Raises:
@@ -47,21 +47,21 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
     """
     from pipeline.reporting import figures, sections
 
-    runs = load_runs(params)
-    summary = summarise(params, runs, register_champion(record, runs))
-    shutil.rmtree(REPORTS / "figures", ignore_errors=True)
-    images = figures.draw(runs, summary, REPORTS / "figures")
+    runs = load_runs(params, workspace)
+    summary = summarise(params, runs, register_champion(record, runs, workspace), workspace)
+    shutil.rmtree(workspace.reports / "figures", ignore_errors=True)
+    images = figures.draw(runs, summary, workspace.reports / "figures")
     content = sections.build(params, runs, summary, images)
     for name, autoescape in (("report.html", True), ("report.md", False)):
-        write_atomically(REPORTS / name, _render(f"{name}.jinja", content, autoescape))
-    write_json(REPORTS / "summary.json", summary)
+        write_atomically(workspace.reports / name, _render(f"{name}.jinja", content, autoescape))
+    write_json(workspace.reports / "summary.json", summary)
     for name in ("summary.json", "report.md", "report.html", "figures"):
-        record.artifact(REPORTS / name)
-    print(f"{len(runs)} runs compared: {REPORTS}/report.html")
+        record.artifact(workspace.reports / name)
+    print(f"{len(runs)} runs compared: {workspace.reports}/report.html")
     return metrics_of(summary)
 
 
-def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str, Any]:
+def summarise(params: Params, runs: list[Run], champion: str | None, workspace: Workspace) -> dict[str, Any]:
     """The contents of summary.json."""
     confidence = params.report.confidence
     accuracies = {run.name: run.evaluation["accuracy"]["mean"] for run in runs}
@@ -74,7 +74,7 @@ def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str
         values = {key: [value for run in own if is_number(value := _value(run.evaluation, key, measures))] for key in keys}
         values |= {"seconds": [run.seconds for run in own], "aulc": [areas[run.name] for run in own if run.name in areas]}
         methods[method] = {key: interval(found, confidence) if found else None for key, found in values.items()}
-    noise = DATA / "labels" / "noise.json"
+    noise = workspace.labels / "noise.json"
     return {
         "profile": params.profile,
         "git": git_version(),
@@ -85,7 +85,7 @@ def summarise(params: Params, runs: list[Run], champion: str | None) -> dict[str
         "missing_runs": sorted(cells - {run.name for run in runs}),
         "methods": methods,
         "comparisons": compare(runs, accuracies, "accuracy", confidence) + compare(runs, areas, "aulc", confidence),
-        "stages": stage_costs(cells),
+        "stages": stage_costs(cells, workspace.metrics),
         "label": read_json(noise) if noise.exists() else None,
         "health": [{"method": run.method, "seed": run.seed, **warning} for run in runs for warning in run.info.get("health") or []],
     }
@@ -99,10 +99,10 @@ def _value(evaluation: dict[str, Any], key: str, measures: Measures | None) -> A
     return evaluation[key]["mean"] if key == "accuracy" else evaluation[key]
 
 
-def stage_costs(cells: set[str]) -> dict[str, dict[str, float]]:
+def stage_costs(cells: set[str], folder: Path) -> dict[str, dict[str, float]]:
     """Seconds and peak memory (MiB) per stage, summed (memory: largest) over the cells of the matrix."""
     costs: dict[str, dict[str, float]] = {}
-    for path in sorted((DATA / "metrics").glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         stage, _, cell = path.stem.partition("-")
         metrics = read_json(path)
         if stage == "report" or (cell and cell not in cells) or not is_number(metrics.get("seconds")):
@@ -115,15 +115,15 @@ def stage_costs(cells: set[str]) -> dict[str, dict[str, float]]:
     return {stage: costs[stage] for stage in sorted(costs, key=lambda stage: order.index(stage) if stage in order else len(order))}
 
 
-def register_champion(record: Any, runs: list[Run]) -> str | None:
+def register_champion(record: Any, runs: list[Run], workspace: Workspace) -> str | None:
     """Propose the policy with the best last *validation* accuracy (the test split only reports) as champion; returns its run's name."""
     from pipeline.tracking.file import digest
 
     known = {run.name: curve[-1] for run in runs if (curve := run.curve("validation/accuracy")[1])}
-    validation = DATA / "prepared" / "validation.jsonl"
+    validation = workspace.prepared / "validation.jsonl"
     measured = {"n": len(read_jsonl(validation)), "data": digest(validation)[:16]} if validation.exists() else {}
     candidates = [{**run.evaluation, "accuracy": {"mean": known[run.name], **measured}} for run in runs if run.name in known]
-    return record.champion(candidates, DATA / "runs") if candidates else None
+    return record.champion(candidates, workspace.runs) if candidates else None
 
 
 def git_version() -> str:

@@ -10,42 +10,41 @@ import math
 import random
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline import files
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 
-PREPARED, SFT, REWARD = Path("data/prepared"), Path("data/models/sft"), Path("data/models/reward")
 SAMPLES = 4  # responses per problem, from which one right and one wrong are taken
 HELD_OUT = 0.2  # share of pairs kept for measurement
 FEWEST_PAIRS = 10
 
 
-def run(params: Params, record: Any) -> dict[str, Any]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Train the reward model; returns its held-out pairwise accuracy against clean and noisy preferences."""
     if params.reward.kind in ("rule", "function"):
         print(f"reward: of kind {params.reward.kind}, there is no reward model to train")
-        shutil.rmtree(REWARD, ignore_errors=True)
-        files.write_json(REWARD / "reward.json", {"kind": params.reward.kind})
+        shutil.rmtree(workspace.reward, ignore_errors=True)
+        files.write_json(workspace.reward / "reward.json", {"kind": params.reward.kind})
         return {"kind": params.reward.kind}
     from vrpo.rewards.model import BlurredReward, find_blur, noisy_preferences, pairwise_accuracy
 
     reward = params.reward
-    clean = _clean_pairs(params)
+    clean = _clean_pairs(params, workspace)
     held_out = int(HELD_OUT * len(clean))
     noisy = noisy_preferences(clean, reward.label_error, reward.length_bias, reward.seed)
-    losses = _fit(params, noisy[held_out:])
+    losses = _fit(params, noisy[held_out:], workspace)
     for step, loss in enumerate(losses, 1):
         record.metrics({"loss": loss}, step)
-    scorer = _load_unblurred(params)
+    scorer = _load_unblurred(params, workspace)
     blur = 0.0
     half = held_out // 2  # blurred on one half, measured on the other
     if reward.accuracy:
         blur = find_blur(scorer, clean[:half], reward.accuracy, reward.seed)
-    files.write_json(REWARD / "reward.json", {"kind": reward.kind, "blur": blur})
+    files.write_json(workspace.reward / "reward.json", {"kind": reward.kind, "blur": blur})
     measured = slice(half, held_out) if reward.accuracy else slice(held_out)
     blurred, tail = BlurredReward(scorer, blur, reward.seed), losses[-5:]
     metrics = {
@@ -60,11 +59,11 @@ def run(params: Params, record: Any) -> dict[str, Any]:
         "loss_first": losses[0],
         "loss_last": sum(tail) / len(tail),
     }
-    record.model(REWARD, "reward", metrics)
+    record.model(workspace.reward, "reward", metrics)
     return metrics
 
 
-def _fit(params: Params, pairs: list[dict[str, Any]]) -> list[float]:
+def _fit(params: Params, pairs: list[dict[str, Any]], workspace: Workspace) -> list[float]:
     """Train the model that `reward.kind` asks for on noisy preferences and save it; returns the loss of every step."""
     from vrpo.models.loading import load_policy, save_model
     from vrpo.models.supervised import fit_implicit_reward, fit_preferences
@@ -73,19 +72,19 @@ def _fit(params: Params, pairs: list[dict[str, Any]]) -> list[float]:
     reward, runtime = params.reward, params.runtime.training
     options = {"steps": reward.steps, "batch_size": reward.batch_size, "learning_rate": reward.learning_rate, "seed": reward.seed}
     if reward.kind == "implicit":
-        model, tokenizer = load_policy(SFT, runtime)
+        model, tokenizer = load_policy(workspace.sft, runtime)
         losses = fit_implicit_reward(model, tokenizer, pairs, beta=reward.beta, **options, stage="reward")
     else:
         places = {"dtype": runtime.dtype, "device": runtime.device, "trust_remote_code": runtime.trust_remote_code}
-        model, tokenizer = new_reward_model(SFT, seed=reward.seed, **places)
+        model, tokenizer = new_reward_model(workspace.sft, seed=reward.seed, **places)
         losses = fit_preferences(model, tokenizer, pairs, **options, stage="reward")
-    save_model(model, tokenizer, REWARD)
+    save_model(model, tokenizer, workspace.reward)
     return losses
 
 
-def learned_reward(params: Params, task: Any) -> Callable[..., list[float]]:
-    """The reward in data/models/reward, between 0 and 1, as `vrpo.training.trainer.Trainer` calls it; it reads dialogues whole."""
-    scorer = load_scorer(params)
+def learned_reward(params: Params, task: Any, workspace: Workspace) -> Callable[..., list[float]]:
+    """The reward in `workspace`, between 0 and 1, as `vrpo.training.trainer.Trainer` calls it; it reads dialogues whole."""
+    scorer = load_scorer(params, workspace)
 
     def reward(prompts: list[str], responses: list[str], *, answer: list[str], **_: Any) -> list[float]:
         scores = scorer(prompts, list(map(task.completion, responses, answer)))
@@ -94,26 +93,26 @@ def learned_reward(params: Params, task: Any) -> Callable[..., list[float]]:
     return reward
 
 
-def load_scorer(params: Params) -> Any:
-    """The learned reward in data/models/reward, blurred as its reward.json says."""
+def load_scorer(params: Params, workspace: Workspace) -> Any:
+    """The learned reward in `workspace`, blurred as its reward.json says."""
     from vrpo.rewards.model import BlurredReward
 
-    blur = files.read_json(REWARD / "reward.json")["blur"]
-    return BlurredReward(_load_unblurred(params), blur, params.reward.seed)
+    blur = files.read_json(workspace.reward / "reward.json")["blur"]
+    return BlurredReward(_load_unblurred(params, workspace), blur, params.reward.seed)
 
 
-def _load_unblurred(params: Params) -> Any:
+def _load_unblurred(params: Params, workspace: Workspace) -> Any:
     from vrpo.models.loading import load_policy
     from vrpo.rewards.implicit import ImplicitReward
     from vrpo.rewards.model import RewardModelScorer
 
     if params.reward.kind == "model":
-        return RewardModelScorer(REWARD, params.runtime.device)
-    (policy, tokenizer), (reference, _) = (load_policy(folder, params.runtime) for folder in (REWARD, SFT))
+        return RewardModelScorer(workspace.reward, params.runtime.device)
+    (policy, tokenizer), (reference, _) = (load_policy(folder, params.runtime) for folder in (workspace.reward, workspace.sft))
     return ImplicitReward(policy, reference, tokenizer, params.reward.beta)
 
 
-def _clean_pairs(params: Params) -> list[dict[str, Any]]:
+def _clean_pairs(params: Params, workspace: Workspace) -> list[dict[str, Any]]:
     """One pair per problem to which the cold start gave a right and a wrong answer: pairs to train on, and the held-out ones.
 
     Raises:
@@ -124,9 +123,9 @@ def _clean_pairs(params: Params) -> list[dict[str, Any]]:
     from vrpo.rollout.sampler import new_sampler
     from vrpo.rollout.samples import sample_texts, task_replies
 
-    model, tokenizer = load_policy(SFT, params.runtime)
+    model, tokenizer = load_policy(workspace.sft, params.runtime)
     task = load_task(params, tokenizer)
-    rows = files.read_jsonl(PREPARED / "train.jsonl")
+    rows = files.read_jsonl(workspace.prepared / "train.jsonl")
     wanted = round(params.reward.pairs / (1 - HELD_OUT))
     rows = random.Random(f"reward-{params.reward.seed}").sample(rows, min(len(rows), 2 * wanted))
     prompts = [task.prompt(row["question"]) for row in rows]

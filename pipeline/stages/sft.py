@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 from pipeline import files
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 
-PREPARED, BASE, SFT = Path("data/prepared"), Path("data/models/base"), Path("data/models/sft")
-EVALUATION = Path("data/evaluations/sft.json")  # where every trained policy started from
 
-
-def run(params: Params, record: Any) -> dict[str, Any]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Fine-tune the base model; returns the loss on the first batch, before any update, and on the last ones."""
     from pipeline.domains import load_task
     from vrpo.models.loading import load_policy, save_model
@@ -24,9 +21,9 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     from vrpo.rollout.samples import PolicySamples
 
     sft = params.sft
-    model, tokenizer = load_policy(BASE, params.runtime.training)
+    model, tokenizer = load_policy(workspace.base, params.runtime.training)
     task = load_task(params, tokenizer)
-    rows = files.read_jsonl(PREPARED / "train.jsonl")
+    rows = files.read_jsonl(workspace.prepared / "train.jsonl")
     if sft.demonstrations > len(rows):
         raise UserError(
             f"sft.demonstrations = {sft.demonstrations}: only {len(rows)} training problems; lower it or raise prepare.train_size"
@@ -38,16 +35,16 @@ def run(params: Params, record: Any) -> dict[str, Any]:
     )
     for step, loss in enumerate(losses, 1):
         record.metrics({"loss": loss}, step)
-    save_model(model, tokenizer, SFT)
-    test = files.read_jsonl(PREPARED / "test.jsonl")[: params.evaluate.max_problems]
+    save_model(model, tokenizer, workspace.sft)
+    test = files.read_jsonl(workspace.prepared / "test.jsonl")[: params.evaluate.max_problems]
     model.eval()
     sampler = new_sampler(model, tokenizer, params.generation)
     drawn = PolicySamples.draw(sampler, task, test, params.evaluate.samples, params.evaluate.seed)
-    files.write_json(EVALUATION, drawn.summary())
+    files.write_json(workspace.cold_start, drawn.summary())
     tail = losses[-5:]
     metrics = {"demonstrations": len(pairs), "steps": len(losses), "loss_first": losses[0], "loss_last": sum(tail) / len(tail)}
     metrics["accuracy"] = drawn.summary()["accuracy"]["mean"]
-    record.model(SFT, "sft", metrics)
+    record.model(workspace.sft, "sft", metrics)
     return metrics
 
 

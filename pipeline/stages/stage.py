@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 from pipeline import preflight
@@ -16,6 +15,7 @@ from pipeline.arguments import input_file, new_parser, one_of, whole
 from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.files import not_found, write_json
 from pipeline.params import Params, load_params
+from pipeline.workspace import HERE
 from vrpo.config import Method
 from vrpo.errors import OutOfReach, UserError
 
@@ -81,4 +81,4 @@ def _run_recorded(name: str, run: Callable[..., dict[str, Any]], params: Params,
         metrics = run(params, *arguments, record=record)
         metrics = {**metrics, "seconds": round(time.perf_counter() - start, 2), "peak_memory_mb": round(peak_memory_mb(), 1)}
         record.metrics(metrics)
-    write_json(Path("data/metrics") / f"{label}.json", metrics)
+    write_json(HERE.metrics / f"{label}.json", metrics)

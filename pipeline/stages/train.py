@@ -14,20 +14,19 @@ from typing import Any
 from pipeline import files, own_code
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.workspace import HERE, Workspace
 from vrpo.config import MEMORY_SETTINGS
 from vrpo.tasks.base import PROCEDURAL
-
-PREPARED, LABELS, SFT = Path("data/prepared"), Path("data/labels"), Path("data/models/sft")
-STATE = Path("data/state")
 
 Row = dict[str, Any]
 
 
-def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
+def run(params: Params, method: str, seed: int, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Train one method with one seed; returns the last row of the log and the totals."""
     from tqdm import tqdm
 
-    state = state_folder() / f"{method}-{seed}-{_key(params)}.safetensors"
+    # DVC_ROOT is set by DVC: the checkpoints of an experiment outlive its temporary folder, so that a cancelled one can go on.
+    state = Path(os.environ.get("DVC_ROOT", ""), workspace.state, f"{method}-{seed}-{_key(params)}.safetensors")
     with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
 
         def on_log(row: dict[str, float]) -> None:
@@ -40,17 +39,17 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
             bar.update(len(rows))
             record.resume(rows)
 
-        trainer = new_trainer(params, method, seed, checkpoint=state, on_log=on_log, on_resume=on_resume)
+        trainer = new_trainer(params, method, seed, workspace, checkpoint=state, on_log=on_log, on_resume=on_resume)
         log = trainer.run()
-    folder = Path(f"data/runs/{method}-{seed}")
+    folder = workspace.runs / f"{method}-{seed}"
     trainer.save_pretrained(folder)
     files.write_jsonl(folder / "log.jsonl", log)
     summary = _summary(trainer, method, seed)
     files.write_json(folder / "run.json", summary)
     for path, context in (
-        (PREPARED / "train.jsonl", "training"),
-        (LABELS / "train.jsonl", "labels"),
-        (PREPARED / "validation.jsonl", "validation"),
+        (workspace.prepared / "train.jsonl", "training"),
+        (workspace.labels / "train.jsonl", "labels"),
+        (workspace.prepared / "validation.jsonl", "validation"),
     ):
         record.dataset(path, context)
     record.model(folder / "policy", "policy", {key: value for key, value in log[-1].items() if key == "validation/accuracy"})
@@ -60,12 +59,7 @@ def run(params: Params, method: str, seed: int, record: Any) -> dict[str, Any]:
     return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
 
 
-def state_folder() -> Path:
-    """DVC_ROOT is set by DVC: the checkpoints of an experiment outlive its temporary folder, so that a cancelled one can go on."""
-    return Path(os.environ.get("DVC_ROOT") or ".") / STATE
-
-
-def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
+def new_trainer(params: Params, method: str, seed: int, workspace: Workspace, **options: Any) -> Any:
     """The trainer of one cell, on what the earlier stages left; `options` are further arguments of `vrpo.training.trainer.Trainer`."""
     import torch
 
@@ -75,15 +69,15 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
     from vrpo.training.trainer import Trainer
 
     torch.set_num_threads(params.runtime.threads)
-    policy, tokenizer = load_policy(SFT, params.runtime.training)
+    policy, tokenizer = load_policy(workspace.sft, params.runtime.training)
     task = load_task(params, tokenizer)
-    problems = _problems(task, "train", with_labels=True)
+    problems = _problems(task, "train", workspace, with_labels=True)
     trainer = Trainer(
         params.train,
         policy,
         tokenizer,
         problems,
-        corrected_reward(params, observed_reward(params, task, seed), policy, tokenizer, task, problems, seed),
+        corrected_reward(params, observed_reward(params, task, seed, workspace), policy, tokenizer, task, problems, seed),
         method=method,
         seed=seed,
         generation=params.generation,
@@ -91,7 +85,7 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
         environment=task.environment,
         clean_reward=clean_reward(params, task),
         accuracy=lambda prompts, responses, *, answer, **_: task.verify(responses, answer),
-        validation=_problems(task, "validation", with_labels=False),
+        validation=_problems(task, "validation", workspace, with_labels=False),
         **options,
     )
     oracle = domain_of(params).oracle
@@ -100,10 +94,10 @@ def new_trainer(params: Params, method: str, seed: int, **options: Any) -> Any:
     return trainer
 
 
-def _problems(task: Any, split: str, *, with_labels: bool) -> list[Row]:
+def _problems(task: Any, split: str, workspace: Workspace, *, with_labels: bool) -> list[Row]:
     """Rows as the trainer wants them. Problems that got no label are left out of training."""
-    rows = files.read_jsonl(PREPARED / f"{split}.jsonl")
-    labels = {row["id"]: row["label"] for row in files.read_jsonl(LABELS / "train.jsonl")} if with_labels else None
+    rows = files.read_jsonl(workspace.prepared / f"{split}.jsonl")
+    labels = {row["id"]: row["label"] for row in files.read_jsonl(workspace.labels / "train.jsonl")} if with_labels else None
     return [
         {"prompt": task.prompt(row["question"]), "id": row["id"], "answer": row["answer"]}
         | ({"label": labels[row["id"]]} if labels else {})

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.files import read_jsonl, write_atomically, write_json
 from pipeline.params import Params
 from pipeline.stages.stage import main
+from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 REQUIRED = ("id", "question", "answer", "source", "licence")
-PREPARED = Path("data/prepared")
-OUTPUT = Path("data/validation")
 REPEATED = "questions are not repeated within the split"
 TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
 
@@ -40,7 +39,7 @@ PLACEHOLDER = re.compile(r"\?+|-+|\.+|_+|n/?a|nan|nil|null|unknown|tbd|todo|see 
 Row = dict[str, Any]
 
 
-def run(params: Params, record: Any) -> dict[str, float | int | str]:
+def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, float | int | str]:
     """Validate all splits.
 
     Raises:
@@ -49,8 +48,8 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
     """
     from pipeline.domains import load_task
 
-    splits = {split: _read_split(PREPARED / f"{split}.jsonl") for split in SPLITS}
-    checks, noise = validate(splits, load_task(params), params.prepare.label_noise, OUTPUT / "docs")
+    splits = {split: _read_split(workspace.prepared / f"{split}.jsonl") for split in SPLITS}
+    checks, noise = validate(splits, load_task(params), params.prepare.label_noise, workspace.validation / "docs")
     breaches = [check for check in checks if not check["success"] and check["severity"] == "critical"]
     warnings = [check for check in checks if not check["success"] and check["severity"] != "critical"]
     metrics: dict[str, float | int | str] = {f"rows_{split}": len(rows) for split, rows in splits.items()}
@@ -58,14 +57,14 @@ def run(params: Params, record: Any) -> dict[str, float | int | str]:
     metrics["duplicate_questions"] = sum(
         check["offending"] for check in warnings if check["name"] == REPEATED and check["split"] == "train"
     )
-    summary = OUTPUT / "summary.json"
+    summary = workspace.validation / "summary.json"
     write_json(summary, {"success": not breaches, **metrics, "declared_label_noise": params.prepare.label_noise, "expectations": checks})
     record.artifact(summary)
     for check in warnings:
         print(f"warning: {_line(check)}")
     if breaches:
-        counts = f"{len(breaches)} of {len(checks)} checks"
-        head = f"{PREPARED} fails {counts} ({OUTPUT}/docs/index.html); correct the data, or `prepare` in params.yaml"
+        counts, page = f"{len(breaches)} of {len(checks)} checks", workspace.validation / "docs/index.html"
+        head = f"{workspace.prepared} fails {counts} ({page}); correct the data, or `prepare` in params.yaml"
         raise UserError("\n".join([head, *map(_line, breaches)]))
     print(f"{len(checks)} checks passed on {sum(map(len, splits.values()))} rows; label noise {noise:.1%}")
     return metrics

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.files import LONE_SURROGATES, read_json, read_jsonl, write_json
 from pipeline.params import Params
 from pipeline.study.file import UNDECIDED, Cell, digest
 from pipeline.tracking.file import Record
+from pipeline.workspace import Workspace
 
 WORK = Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder
@@ -44,27 +46,32 @@ def folder_of_cell(cell: Cell) -> Path:
     return WORK / f"cell-{digest([cell.key, made, graph.code_digest('train'), graph.code_digest('evaluate')])}"
 
 
-def run_stage(stage: str, params: Params, root: str) -> None:
+def workspace(folder: Path, read: Iterable[str], params: Params) -> Workspace:
+    """`folder`, but what the stages `read` made is read where it lies."""
+    made = {path: folder_of(stage, params) for stage in read for path in graph.stages()[stage].made}
+    places = {place.name: place.default.as_posix() for place in fields(Workspace)}
+    return Workspace(folder, **{name: made[path] / path for name, path in places.items() if path in made})
+
+
+def run_stage(stage: str, params: Params) -> None:
     """Run one shared stage in its own folder, in a process of its own."""
-    folder = Path(root) / folder_of(stage, params)
+    folder = folder_of(stage, params)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    _link([Path(root) / folder_of(other, params) for other in shared()[stage]], partial)
-    _link_own_code(params, Path(root), partial)
     record = Record(partial / "record.jsonl", {})  # of no interest to anyone
-    metrics = _within(partial, lambda: import_module(f"pipeline.stages.{stage}").run(params, record=record))
-    write_json(partial / METRICS, metrics)
+    with _output_in(partial):
+        run = import_module(f"pipeline.stages.{stage}").run
+        write_json(partial / METRICS, run(params, record=record, workspace=workspace(partial, shared()[stage], params)))
     partial.replace(folder)
 
 
-def run_cell(cell: Cell, root: str) -> dict[str, Any]:
+def run_cell(cell: Cell) -> dict[str, Any]:
     """Train and evaluate one cell in a folder of its own; returns its line."""
     from pipeline.stages import critic, evaluate, train
     from pipeline.tracking import record as tracking
 
-    start, folder = time.perf_counter(), Path(root) / folder_of_cell(cell)
-    arguments = (cell.params, cell.method, cell.seed)
-    made = {stage: read_json(Path(root) / folder_of(stage, cell.params) / METRICS) for stage in ("label", "sft", "reward")}
+    start, folder = time.perf_counter(), folder_of_cell(cell)
+    made = {stage: read_json(folder_of(stage, cell.params) / METRICS) for stage in ("label", "sft", "reward")}
     line: dict[str, Any] = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "stages": made}
     line["commit"] = tracking.code_version()
     if own := own_code.digest(cell.params):
@@ -72,18 +79,18 @@ def run_cell(cell: Cell, root: str) -> dict[str, Any]:
     line["params"] = cell.params.model_dump(exclude=UNDECIDED)
     if made["sft"]["accuracy"] < cell.cold_start:
         return line | {"accuracy_init": made["sft"]["accuracy"]}
-    _link([Path(root) / folder_of(stage, cell.params) for stage in read_by_cells()], folder)
-    _link_own_code(cell.params, Path(root), folder)
-    record = CellRecord(Path(root) / tracking.FOLDER / cell.study / f"{cell.key}.jsonl", _start_event(cell))
-    if cell.kind == "critic":
-        line |= _within(folder, lambda: critic.run(*arguments, record=record))
-    else:
-        _within(folder, lambda: train.run(*arguments, record=record))
-        record.metrics({"test": _within(folder, lambda: evaluate.run(*arguments, record=record))})
-        data, name = folder / "data", f"{cell.method}-{cell.seed}"
-        evaluation = read_json(data / "evaluations" / f"{name}.json")
-        line |= {key: value for key, value in evaluation.items() if key not in ("method", "seed", "domain")}
-        line["log"] = _columns(read_jsonl(data / "runs" / name / "log.jsonl"))
+    place = workspace(folder, read_by_cells(), cell.params)
+    record = CellRecord(tracking.FOLDER / cell.study / f"{cell.key}.jsonl", _start_event(cell))
+    arguments, name = (cell.params, cell.method, cell.seed, record, place), f"{cell.method}-{cell.seed}"
+    with _output_in(folder):
+        if cell.kind == "critic":
+            line |= critic.run(*arguments)
+        else:
+            train.run(*arguments)
+            record.metrics({"test": evaluate.run(*arguments)})
+            evaluation = read_json(place.evaluations / f"{name}.json")
+            line |= {key: value for key, value in evaluation.items() if key not in ("method", "seed", "domain")}
+            line["log"] = _columns(read_jsonl(place.runs / name / "log.jsonl"))
     record.end("FINISHED")
     shutil.rmtree(folder)
     return line | {"cell_seconds": round(time.perf_counter() - start, 1)}
@@ -118,43 +125,13 @@ def _columns(log: list[dict[str, float]]) -> dict[str, list[float | None]]:
     return {name: [None if (value := row.get(name)) is None else float(f"{value:.4g}") for row in log] for name in names}
 
 
-def _link(sources: list[Path], folder: Path) -> None:
-    """A folder with everything that the sources hold below data/: directories of their own, files as links, which a moved checkout keeps."""
+@contextmanager
+def _output_in(folder: Path) -> Iterator[None]:
+    """What is printed goes to a file in `folder`, and errors name it."""
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
-    for source in sources:
-        for file in (source / "data").rglob("*"):
-            target = folder / file.relative_to(source)
-            if file.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _link_file(file, target)
-
-
-def _link_own_code(params: Params, root: Path, folder: Path) -> None:
-    """By the same paths as from the project's folder."""
-    for file in own_code.files(params):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        _link_file(root / file, folder / file)
-
-
-def _link_file(source: Path, target: Path) -> None:
-    if not target.exists():
-        target.unlink(missing_ok=True)  # a link that leads nowhere
-        target.symlink_to(os.path.relpath(source.resolve(), target.parent))
-
-
-def _within(folder: Path, work: Callable[[], Any]) -> Any:
-    """Call `work` with `folder` as the working directory and its output in a file there."""
-    from contextlib import redirect_stderr, redirect_stdout
-
-    home = Path.cwd()
-    os.chdir(folder)
+    output = folder / "output.txt"
     try:
-        with Path("output.txt").open("a", encoding="utf-8", errors=LONE_SURROGATES) as file, redirect_stdout(file), redirect_stderr(file):
-            return work()
+        with output.open("a", encoding="utf-8", errors=LONE_SURROGATES) as file, redirect_stdout(file), redirect_stderr(file):
+            yield
     except Exception as error:
         raise RuntimeError(f"{folder.name}: {type(error).__name__}: {error}") from None
-    finally:
-        os.chdir(home)

@@ -47,7 +47,7 @@ def _run_missing(path: Path, study: Study, cells: list[Cell], jobs: int, minutes
         check_machine(runtime)
     for cell in missing:
         check_own_code(cell.params)
-    deadline, root, failed = time.monotonic() + 60 * minutes, str(Path.cwd()), 0
+    deadline, failed = time.monotonic() + 60 * minutes, 0
     waiting: list[tuple[set[Path], Any, tuple[Any, ...], Path | None]] = []  # what must be there, function, arguments, what it makes
     planned: set[Path] = set()
     for cell in missing:
@@ -55,8 +55,8 @@ def _run_missing(path: Path, study: Study, cells: list[Cell], jobs: int, minutes
             made = folder_of(stage, cell.params)
             if made not in planned and not made.exists():
                 planned.add(made)
-                waiting.append(({folder_of(other, cell.params) for other in upstream}, run_stage, (stage, cell.params, root), made))
-        waiting.append(({folder_of(stage, cell.params) for stage in read_by_cells()}, run_cell, (cell, root), None))
+                waiting.append(({folder_of(other, cell.params) for other in upstream}, run_stage, (stage, cell.params), made))
+        waiting.append(({folder_of(stage, cell.params) for stage in read_by_cells()}, run_cell, (cell,), None))
     running: dict[Any, Path | None] = {}
     with pool or workers(jobs) as pool, tqdm(total=len(missing), desc=path.stem, unit="cell") as bar:
         while waiting or running:

@@ -5,7 +5,7 @@ Events, each with `time` in seconds since 1970:
     resume    pid; the run above it goes on                model     path, digest, kind, step, metrics
     metrics   step (or null), values                       champion  path, digest, name, accuracy, problems, data
     system    step, values; of the process and its machine dataset   path, digest, context, rows
-    end       status (FINISHED or FAILED), error           Paths are relative to the folder that the stage ran in.
+    end       status (FINISHED or FAILED), error           Paths are relative to the project's folder.
 """
 
 from __future__ import annotations

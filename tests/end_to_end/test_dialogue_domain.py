@@ -10,6 +10,7 @@ import pytest
 from pipeline.files import read_jsonl
 from pipeline.params import Params
 from pipeline.stages import base, evaluate, label, observed, prepare, report, reward, sft, train, validate
+from pipeline.workspace import HERE
 from vrpo.data.prompts import TURN_SEPARATOR
 from vrpo.rollout import samples as evaluation
 from vrpo.tasks.dialogue.assistant import converse_script
@@ -111,12 +112,12 @@ def test_a_reward_model_reads_whole_dialogues(project, monkeypatch) -> None:
     task, answer = DialogueTask(), rows[0]["answer"]
     prompts, right = [task.prompt(rows[0]["question"])] * 2, task.canonical_response(answer)
     responses = [right, right.replace("=", "= ", 1)]
-    seen = observed.observed_reward(config, task, 0)(prompts, responses, answer=[answer] * 2)
-    whole = reward.load_scorer(config)(prompts, [task.completion(response, answer) for response in responses])
+    seen = observed.observed_reward(config, task, 0, HERE)(prompts, responses, answer=[answer] * 2)
+    whole = reward.load_scorer(config, HERE)(prompts, [task.completion(response, answer) for response in responses])
     assert seen == pytest.approx([1 / (1 + math.exp(-score)) for score in whole], abs=1e-6)
     pairs = evaluation.PolicySamples([rows[0]], [responses], [], [1.0, 0.0])
     assert evaluate._rewards(config, task, pairs, 0, None)[0] == pytest.approx(seen)  # the learned reward, not a rule on labels
-    assert whole != pytest.approx(reward.load_scorer(config)(prompts, responses), abs=1e-6)  # what the user said is read, too
+    assert whole != pytest.approx(reward.load_scorer(config, HERE)(prompts, responses), abs=1e-6)  # what the user said is read, too
 
 
 def test_dialogues_cannot_be_voted_on() -> None:

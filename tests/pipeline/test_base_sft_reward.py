@@ -10,6 +10,7 @@ import torch
 from pipeline.files import read_jsonl, write_jsonl
 from pipeline.params import Params
 from pipeline.stages import base, reward, sft
+from pipeline.workspace import HERE
 from vrpo.errors import UserError
 from vrpo.models.loading import load_causal_lm, load_tokenizer, new_llama, save_model
 from vrpo.rewards.model import RewardModelScorer, new_reward_model, noisy_preferences, pairwise_accuracy
@@ -172,8 +173,8 @@ def test_half_precision_does_not_round_the_weights_that_stages_train(project, tm
 
 
 def test_learned_rewards_far_from_zero_are_probabilities(monkeypatch):
-    monkeypatch.setattr(reward, "load_scorer", lambda params: lambda prompts, responses: [-1e4, -800.0, 0.0, 1e4])
-    scores = reward.learned_reward(params(), ChainTask(2))([""] * 4, [""] * 4, answer=["1"] * 4)
+    monkeypatch.setattr(reward, "load_scorer", lambda params, workspace: lambda prompts, responses: [-1e4, -800.0, 0.0, 1e4])
+    scores = reward.learned_reward(params(), ChainTask(2), HERE)([""] * 4, [""] * 4, answer=["1"] * 4)
     assert scores == [pytest.approx(0.0, abs=1e-300), pytest.approx(0.0, abs=1e-300), 0.5, 1.0]
 
 
@@ -204,15 +205,15 @@ def test_reward_model_is_trained_measured_and_saved(cold_start):
 def test_implicit_reward_is_trained_blurred_and_read_as_saved(cold_start):
     config = params(reward={"kind": "implicit", "accuracy": 0.55})
     metrics = reward.run(config, Recorder())
-    held_out = reward._clean_pairs(config)[: metrics["pairs_held_out"]]
+    held_out = reward._clean_pairs(config, HERE)[: metrics["pairs_held_out"]]
     half = len(held_out) // 2
-    assert metrics["accuracy_clean"] == pairwise_accuracy(reward.load_scorer(config), held_out[half:])
-    assert metrics["accuracy_unblurred"] == pairwise_accuracy(reward.load_scorer(config).scorer, held_out)
-    assert (metrics["blur"] > 0) == (pairwise_accuracy(reward.load_scorer(config).scorer, held_out[:half]) > 0.55)
+    assert metrics["accuracy_clean"] == pairwise_accuracy(reward.load_scorer(config, HERE), held_out[half:])
+    assert metrics["accuracy_unblurred"] == pairwise_accuracy(reward.load_scorer(config, HERE).scorer, held_out)
+    assert (metrics["blur"] > 0) == (pairwise_accuracy(reward.load_scorer(config, HERE).scorer, held_out[:half]) > 0.55)
 
 
 def test_pairs_are_right_before_wrong(cold_start):
-    pairs = reward._clean_pairs(params())
+    pairs = reward._clean_pairs(params(), HERE)
     task = ChainTask(2)
     answers = {task.prompt(row["question"]): row["answer"] for row in read_jsonl(Path("data/prepared/train.jsonl"))}
     assert len({pair["prompt"] for pair in pairs}) == len(pairs) >= 10

@@ -15,6 +15,7 @@ from pipeline.params import Params
 from pipeline.reporting.runs import load_runs
 from pipeline.tracking import __main__ as tracking_main
 from pipeline.tracking.file import Record, read_events
+from pipeline.workspace import HERE
 from vrpo.config import MEMORY_SETTINGS
 from vrpo.errors import UserError
 
@@ -73,7 +74,7 @@ def test_a_garbage_file_of_a_run_is_named_with_the_cure(tmp_path, monkeypatch, g
     path.parent.mkdir(parents=True)
     path.write_bytes(garbage)
     with pytest.raises(UserError, match=r"ppo-0\.json: .*; remove the file and run `dvc repro`"):
-        load_runs(Params(methods=["ppo"], seeds=[0]))
+        load_runs(Params(methods=["ppo"], seeds=[0]), HERE)
     with pytest.raises(UserError, match="expected a JSON list, found dict"):
         path.write_text("{}")
         files.read_json(path, list)

@@ -1,7 +1,6 @@
 """A reward of one's own, named by parameters: looked at without being run, trained on as it is, its mistakes named in one line."""
 
 import re
-from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ from pipeline.study import cells
 from pipeline.study.file import Cell
 from pipeline.tracking.file import Record
 from pipeline.tracking.record import describe_noise
+from pipeline.workspace import HERE
 from vrpo.errors import UserError
 from vrpo.tasks.math.chain import ChainTask
 
@@ -108,9 +108,9 @@ def test_noise_and_corrections_act_on_it(project: Record) -> None:
     task, count = ChainTask(2), 400
     rows = {name: [str(i) for i in range(count)] for name in ("id", "answer", "label")}
     asked = {"prompts": ["1+1.:"] * count, "responses": ["+1", "+2=3"] * (count // 2), "step": 1, "samples": [0] * count, **rows}
-    plain = observed.observed_reward(params(), task, 0)(**asked)
+    plain = observed.observed_reward(params(), task, 0, HERE)(**asked)
     assert plain == [2 / 64, 4 / 64] * (count // 2)
-    noisy = observed.observed_reward(params(noise=[FLIP]), task, 0)(**asked)
+    noisy = observed.observed_reward(params(noise=[FLIP]), task, 0, HERE)(**asked)
     flipped = [a == 1 - b for a, b in zip(noisy, plain, strict=True)]
     assert sum(flipped) / count == pytest.approx(0.3, abs=0.07) and all(a in (b, 1 - b) for a, b in zip(noisy, plain, strict=True))
     with pytest.raises(
@@ -131,7 +131,7 @@ def test_noise_and_corrections_act_on_it(project: Record) -> None:
 
 def test_values_that_cannot_be_flipped_are_named(project: Record) -> None:
     Path("large.py").write_text("def score(prompts, responses, **columns):\n    return [7.0] * len(responses)\n")
-    noisy = observed.observed_reward(params("large.py:score", noise=[{"kind": "flip", "false_negative": 1.0}]), ChainTask(2), 0)
+    noisy = observed.observed_reward(params("large.py:score", noise=[{"kind": "flip", "false_negative": 1.0}]), ChainTask(2), 0, HERE)
     with pytest.raises(UserError, match=r"^a reward of 7 \(problem 'a'\) cannot be flipped: .* need rewards from 0 to 1$"):
         noisy(["?"], ["+1"], id=["a"], answer=["1"], label=["1"], step=0, samples=[0])
 
@@ -181,7 +181,7 @@ def test_mistakes_that_only_running_shows_are_named_when_it_is_used(tmp_path, mo
     chosen = params("own.py:score")
     preflight.check(chosen)
     with pytest.raises(UserError) as error:
-        observed.observed_reward(chosen, None, 0)
+        observed.observed_reward(chosen, None, 0, HERE)
     assert re.search(f"^reward.function = 'own.py:score': {message}", str(error.value)) and "\n" not in str(error.value)
 
 
@@ -189,16 +189,16 @@ def test_a_check_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     Path("own.py").write_text("open('ran', 'w')\nif True:\n    from math import sqrt as score\n")
     preflight.check(params("own.py:score"))
-    assert not Path("ran").exists() and own_code.files(params("own.py:score")) == [Path("own.py")]
+    assert not Path("ran").exists() and own_code.digest(params("own.py:score")) != ""
     assert own_code.load("own.py:score", tmp_path)(4) == 2.0 and Path("ran").exists()
-    assert own_code.files(params("own.py:score", reward={"kind": "rule"})) == []
+    assert own_code.digest(params("own.py:score", reward={"kind": "rule"})) == ""
 
 
 def test_a_function_must_be_named_and_want_columns_that_are_there(project: Record) -> None:
     with pytest.raises(ValueError, match="kind = 'function': set function too, to file.py:name, e.g. my_rewards.py:score"):
         Params(reward={"kind": "function"})
     with pytest.raises(UserError, match="wants colour, which is no column of the data; there are prompts, .*id, answer, label"):
-        observed.observed_reward(params("my_rewards.py:picky"), None, 0)
+        observed.observed_reward(params("my_rewards.py:picky"), None, 0, HERE)
 
 
 def test_a_run_left_by_a_kill_is_not_gone_on_with_after_an_edit(project: Record) -> None:
@@ -211,13 +211,12 @@ def test_a_run_left_by_a_kill_is_not_gone_on_with_after_an_edit(project: Record)
 
 def test_a_study_s_cell_finds_it_by_the_same_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cells, "stage_code", lambda: defaultdict(str))
     Path("own").mkdir()
     Path("own/rewards.py").write_text("def score(prompts, responses, **_):\n    return [0.25] * len(responses)\n")
     cell = Cell("small", "own", {}, "reinforce", 0, params("own/rewards.py:score"), "run", cold_start=0.0)
-    for stage in cells.INPUTS:
-        cells.run_stage(stage, cell.params, str(tmp_path))
-    line = cells.run_cell(cell, str(tmp_path))
+    for stage in cells.shared():
+        cells.run_stage(stage, cell.params)
+    line = cells.run_cell(cell)
     assert {value for value in line["log"]["reward/observed"] if value is not None} == {0.25} and line["noise"]["reward"] == "function"
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +14,7 @@ import yaml
 
 from pipeline import graph
 from pipeline.environment import prefect_environment
-from pipeline.files import write_json
+from pipeline.files import read_jsonl, write_json
 from pipeline.study import cells as study
 from pipeline.study import file as study_file
 from pipeline.study import report as study_report
@@ -22,6 +22,7 @@ from pipeline.study import results as study_results
 from pipeline.study import run as study_run
 from pipeline.tracking import record as tracking
 from pipeline.tracking.file import read_events
+from pipeline.workspace import Workspace
 from vrpo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +43,24 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     tables = {
-        "methods": {
-            "seeds": [0, 1],
-            "axes": {"noise": NOISES, "method": METHODS},
-            "pairs": [["oracle", "reinforce"]],
-        },
+        "methods": {"seeds": [0, 1], "axes": {"noise": NOISES, "method": METHODS}, "pairs": [["oracle", "reinforce"]]},
         "critics": {"kind": "critic", "seeds": [0], "axes": {"critic": {"depth 1": {"method": "vrpo"}, "plain": {"method": "ppo"}}}},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"description": "two tables", "tables": tables}, sort_keys=False))
     return tmp_path
+
+
+def line_of(cell: study_file.Cell) -> dict:
+    """A finished cell's line."""
+    params = cell.params.model_dump(exclude=study_file.UNDECIDED)
+    return RESULTS | {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params}
+
+
+def counted(*lines: dict, cold_start: float = 0.0) -> set[str]:
+    """Keys of the lines that count, if these are the ones that the study has."""
+    study_results.REPORTS.mkdir(parents=True, exist_ok=True)
+    (study_results.REPORTS / "small.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return set(study_results.finished(Path("small.yaml"), cold_start))
 
 
 def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
@@ -62,35 +72,27 @@ def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
     for cell in cells:
         assert {getattr(cell.params, section).seed for section in study_file.SEEDED} == {cell.seed}
     clean, flip = (next(c for c in cells if c.axes.get("noise") == noise and c.seed == 0) for noise in NOISES)
-    for stage in study.INPUTS:
+    for stage in study.shared():
         assert study.folder_of(stage, clean.params) == study.folder_of(stage, flip.params)  # noise acts on rewards, after all of them
     wrong = clean.params.model_copy(update={"label": clean.params.label.model_copy(update={"wrong_reference_rate": 0.1})})
-    for stage in study.INPUTS:
+    for stage in study.shared():
         assert (study.folder_of(stage, clean.params) != study.folder_of(stage, wrong)) == (stage == "label")
 
 
 def test_results_outlive_parameters_that_came_later(home) -> None:
-    _, cells = study_file.load_study(Path("small.yaml"))
-    cell, file = cells[0], home / "data/reports/study/small.jsonl"
-    params = cell.params.model_dump(exclude=study_file.UNDECIDED)
-    line = RESULTS | {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params}
-    file.parent.mkdir(parents=True)
-    del params["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
-    file.write_text(json.dumps(line) + "\n")
-    assert study_results.finished(Path("small.yaml"), 0.0).keys() == {cell.key}
-    params["train"]["critic"]["surprisal_inputs"] = True
-    file.write_text(json.dumps(line) + "\n")
-    assert cell.key not in study_results.finished(Path("small.yaml"), 0.0)
+    _, (cell, *_) = study_file.load_study(Path("small.yaml"))
+    line = line_of(cell)
+    del line["params"]["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
+    assert counted(line) == {cell.key}
+    line["params"]["train"]["critic"]["surprisal_inputs"] = True
+    assert cell.key not in counted(line)
 
 
 def test_a_line_of_older_form_is_told_of_and_does_not_count(home, capsys) -> None:
     _, (cell, *_) = study_file.load_study(Path("small.yaml"))
-    params = cell.params.model_dump(exclude=study_file.UNDECIDED)
-    line = {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params | {"label": {"false_positive_rate": 0.2}}}
-    file = home / "data/reports/study/small.jsonl"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(line | {"params": params}) + "\n" + json.dumps(line) + "\n")
-    assert study_results.finished(Path("small.yaml")).keys() == {cell.key}
+    older = line_of(cell)
+    older["params"]["label"] = {"false_positive_rate": 0.2}
+    assert counted(line_of(cell), older) == {cell.key}
     said = "1 of 2 lines are of older code and do not count, e.g. 2: label.false_positive_rate: is now noise: [{kind: flip, false_positive: 0.2}]"
     assert said in capsys.readouterr().err
 
@@ -99,8 +101,8 @@ def test_every_line_of_the_committed_studies_counts(monkeypatch, capsys) -> None
     monkeypatch.chdir(ROOT)
     for path in sorted(Path("pipeline/studies").glob("*.yaml")):
         lines = (ROOT / f"data/reports/study/{path.stem}.jsonl").read_text().splitlines()
-        cells = {cell.key for cell in study_file.load_study(path)[1]}
-        assert len(cells & study_results.finished(path).keys()) == len(lines) > 80
+        content, cells = study_file.load_study(path)
+        assert len({cell.key for cell in cells} & study_results.finished(path, content.cold_start).keys()) == len(lines) > 80
     assert capsys.readouterr().err == ""
 
 
@@ -164,6 +166,9 @@ def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
     for events in records:
         assert (events[0]["tags"]["study"], events[-1]["status"]) == ("small", "FINISHED")
         assert not [event for event in events if event["event"] == "model"]
+        assert all(
+            (home / event["path"]).is_file() for event in events if event["event"] == "dataset" and not Path(event["path"]).is_absolute()
+        )
         if events[0]["tags"]["stage"] == "train":
             method = events[0]["tags"]["method"]
             assert method in events[0]["name"] and {"flip", "clean"} & set(events[0]["name"].split(", "))
@@ -189,23 +194,10 @@ def test_seeds_with_a_poor_cold_start_are_left_out_and_named(home) -> None:
     del small["tables"]["critics"]
     Path("small.yaml").write_text(yaml.safe_dump(small | {"cold_start": 0.4}, sort_keys=False))
     _, cells = study_file.load_study(Path("small.yaml"))
-    lines = []
-    for cell in cells:
-        start = 0.3 if cell.seed == 1 else 0.5
-        line = {"kind": "run", "method": cell.method, "seed": cell.seed, "params": cell.params.model_dump(exclude=study_file.UNDECIDED)}
-        run = {
-            "accuracy": {"mean": 0.9},
-            "critic": None,
-            "length_inflation": 1.0,
-            "proxy_gap": 0.0,
-            "rollouts": 9,
-            "seconds": {"update": 1.0},
-        }
-        run["log"] = {"validation/accuracy": [0.5, 0.9], "rollouts": [1, 9]}
-        lines.append(line | {"accuracy_init": start} | (run if cell.seed == 0 else {}))
-    file = home / "data/reports/study/small.jsonl"
-    file.parent.mkdir(parents=True)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = {"accuracy": {"mean": 0.9}, "critic": None, "length_inflation": 1.0, "rollouts": 9, "seconds": {"update": 1.0}}
+    run |= {"log": {"validation/accuracy": [0.5, 0.9], "rollouts": [1, 9]}, "accuracy_init": 0.5}
+    poor = {"accuracy_init": 0.3}
+    counted(*({k: v for k, v in line_of(cell).items() if k not in RESULTS} | poor if cell.seed else line_of(cell) | run for cell in cells))
     study_report.write(Path("small.yaml"))
     table = json.loads((home / "data/reports/study/small.json").read_text())["tables"]["methods"]
     assert table["left_out"] == {"1": 0.3} and table["cells"] == table["finished"] == 4 and table["seeds"] == 1
@@ -217,7 +209,7 @@ def test_a_cell_on_a_poor_cold_start_is_not_trained(home) -> None:
     cell = study_file.load_study(Path("small.yaml"))[1][0]
     for stage in ("label", "sft", "reward"):
         write_json(home / study.folder_of(stage, cell.params) / study.METRICS, {"accuracy": 0.2})
-    line = study.run_cell(replace(cell, cold_start=0.3), str(home))  # there is no model to train on
+    line = study.run_cell(replace(cell, cold_start=0.3))  # there is no model to train on
     assert line["accuracy_init"] == 0.2 and "accuracy" not in line
 
 
@@ -248,10 +240,13 @@ def test_two_dask_workers_come_to_the_numbers_of_one_process(home, monkeypatch) 
 
 
 def results(path: Path) -> dict[str, dict]:
-    """Lines without what measures time or memory, by what they are about."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    drop = {"seconds", "cell_seconds", "peak_memory_mb", "stages"}
-    return {json.dumps([line["method"], line["params"]]): {key: line[key] for key in line.keys() - drop} for line in lines}
+    """A study's lines by what they are about."""
+    return {json.dumps([line["method"], line["params"]]): steady(line) for line in map(json.loads, path.read_text().splitlines())}
+
+
+def steady(line: dict) -> dict:
+    """A line without what measures time or memory."""
+    return {key: line[key] for key in line.keys() - {"seconds", "cell_seconds", "peak_memory_mb", "stages"}}
 
 
 def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
@@ -287,14 +282,10 @@ def test_only_runs_from_the_same_models_are_paired(home) -> None:
     own = [cell for cell in cells if cell.axes.get("noise") == "clean"]
     accuracies = {("oracle", 0): 0.9, ("reinforce", 0): 0.8, ("oracle", 1): 0.5, ("reinforce", 1): 0.7}
     starts = {("oracle", 0): 0.4, ("reinforce", 0): 0.4, ("oracle", 1): 0.5, ("reinforce", 1): 0.4}
-    found = {
-        cell.key: (
-            study_report._origin(cell, {"accuracy_init": starts[cell.method, cell.seed]}),
-            {"accuracy": accuracies[cell.method, cell.seed]},
-            {},
-        )
-        for cell in own
-    }
+    found = {}
+    for cell in own:
+        place = cell.method, cell.seed
+        found[cell.key] = study_report._origin(cell, {"accuracy_init": starts[place]}), {"accuracy": accuracies[place]}, {}
     (difference,) = study_report._table(content.tables["methods"], own, found)["comparisons"]
     assert (difference["n"], difference["mean"]) == (1, pytest.approx(0.1))
 
@@ -314,16 +305,11 @@ def test_a_terminated_study_ends_its_workers_and_goes_on_later(home) -> None:
 
 @pytest.mark.parametrize("change", [{"train": {"iterationz": 3}}, {"label": {"votes": 0}}, {"trainn": {}}])
 def test_lines_of_parameters_that_do_not_exist_any_more_are_told_and_left_out(home, capsys, change) -> None:
-    _, cells = study_file.load_study(Path("small.yaml"))
-    file, lines = home / "data/reports/study/small.jsonl", []
-    for cell in cells[:2]:
-        params = cell.params.model_dump(exclude=study_file.UNDECIDED)
-        lines.append(RESULTS | {"kind": cell.kind, "method": cell.method, "seed": cell.seed, "params": params})
+    _, (first, second, *_) = study_file.load_study(Path("small.yaml"))
     ((section, values),) = change.items()
-    lines[0]["params"][section] = lines[0]["params"].get(section, {}) | values
-    file.parent.mkdir(parents=True)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert study_results.finished(Path("small.yaml"), 0.0).keys() == {cells[1].key}
+    line = line_of(first)
+    line["params"][section] = line["params"].get(section, {}) | values
+    assert counted(line, line_of(second)) == {second.key}
     told = capsys.readouterr().err
     assert "small.jsonl: 1 of 2 lines are of older code and do not count, e.g. 1: " in told and section in told
 
@@ -332,10 +318,8 @@ def test_memory_settings_do_not_run_a_finished_cell_again(home) -> None:
     cell = study_file.load_study(Path("small.yaml"))[1][0]
     other = {"threads": 4}, {"batch_size": 7}, {"micro_batch_size": 1}
     changes = dict(zip(("runtime", "generation", "train"), other, strict=True))
-    params = cell.params.model_copy(
-        update={section: getattr(cell.params, section).model_copy(update=values) for section, values in changes.items()}
-    )
-    assert replace(cell, params=params).key == cell.key
+    sections = {section: getattr(cell.params, section).model_copy(update=values) for section, values in changes.items()}
+    assert replace(cell, params=cell.params.model_copy(update=sections)).key == cell.key
 
 
 def test_what_other_code_made_is_not_reused(home, monkeypatch) -> None:
@@ -347,39 +331,63 @@ def test_what_other_code_made_is_not_reused(home, monkeypatch) -> None:
     assert {stage for stage in before if before[stage] != after[stage]} == {"sft", "reward", "cell"}
 
 
-def test_shared_files_are_found_after_the_checkout_moved(tmp_path) -> None:
-    source = tmp_path / "here/study/prepare-1"
-    (source / "data").mkdir(parents=True)
-    (source / "data/rows.jsonl").write_text("rows")
-    study._link([source], tmp_path / "here/study/base-1")
-    study._link([tmp_path / "here/study/base-1"], tmp_path / "here/study/cell-1")
-    (tmp_path / "here").rename(tmp_path / "there")
-    for folder in ("base-1", "cell-1"):
-        assert (tmp_path / "there/study" / folder / "data/rows.jsonl").read_text() == "rows"
-    (tmp_path / "there/study/cell-1/data/rows.jsonl").unlink()
-    (tmp_path / "there/study/cell-1/data/rows.jsonl").symlink_to(source / "data/rows.jsonl")  # as absolute links are after a move
-    study._link([tmp_path / "there/study/prepare-1"], tmp_path / "there/study/cell-1")
-    assert (tmp_path / "there/study/cell-1/data/rows.jsonl").read_text() == "rows"
+def test_a_killed_cell_goes_on_where_it_stopped_also_after_the_checkout_moved(home, monkeypatch) -> None:
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
+    for stage in study.shared():
+        study.run_stage(stage, cell.params)
+    whole, metrics, folder = study.run_cell(cell), study.CellRecord.metrics, study.folder_of_cell(cell)
+
+    def stop(record, values, step=None) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+        metrics(record, values, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(study.CellRecord, "metrics", stop)
+        study.run_cell(cell)
+    assert Path.cwd() == home and list(folder.glob("data/state/*")) and "reinforce seed 0" in (folder / "output.txt").read_text()
+    assert not [path for path in home.rglob("*") if path.is_symlink()] and not (folder / "data/prepared").exists()
+    there = home.rename(home.with_name("there"))
+    monkeypatch.chdir(there)
+    later = study.run_cell(cell)
+    assert steady(later) == steady(whole)
+    events = read_events(there / tracking.FOLDER / "small" / f"{cell.key}.jsonl")
+    assert [event["event"] for event in events if event["event"] in ("start", "resume", "end")] == [
+        "start",
+        "end",
+        "start",
+        "resume",
+        "end",
+    ]
+    assert not folder.exists()
+
+
+def test_paths_in_parameters_are_relative_to_the_project(home) -> None:
+    cell = study_file.load_study(Path("small.yaml"))[1][0]
+    rows = [{"question": f"{i}+1.", "answer": str(i + 1)} for i in range(20)]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    params = cell.params.model_copy(update={"prepare": cell.params.prepare.model_copy(update={"dataset": "mine.jsonl"})})
+    study.run_stage("prepare", params)
+    made = read_jsonl(study.folder_of("prepare", params) / "data/prepared/test.jsonl")
+    assert {row["question"] for row in made} <= {row["question"] for row in rows}
+
+
+def test_a_workspace_has_a_place_for_all_that_cells_share() -> None:
+    made = {path for stage in study.shared() for path in graph.stages()[stage].made if not path.startswith("data/metrics/")}
+    assert made <= {place.default.as_posix() for place in fields(Workspace)}
 
 
 def test_lines_without_what_reports_need_do_not_count(home, capsys) -> None:
     cell = study_file.load_study(Path("small.yaml"))[1][0]
-    whole = RESULTS | {"kind": "run", "method": cell.method, "seed": cell.seed}
-    whole["params"] = cell.params.model_dump(exclude=study_file.UNDECIDED)
+    whole = line_of(cell)
     lines = [whole, {key: value for key, value in whole.items() if key != "log"}, whole | {"params": 3}, {"kind": "run"}]
-    study_results.REPORTS.mkdir(parents=True)
-    file = study_results.REPORTS / "small.jsonl"
     for line, counts in zip(lines, (True, False, False, False), strict=True):
-        file.write_text(json.dumps(line) + "\n")
-        assert (study_results.finished(Path("small.yaml"), 0.0).keys() == {cell.key}) is counts
+        assert (counted(line) == {cell.key}) is counts
         assert ("1 of 1 lines are of older code" in capsys.readouterr().err) is not counts
 
 
 def test_a_cell_that_was_left_out_counts_only_while_its_cold_start_is_too_poor(home) -> None:
     cell = study_file.load_study(Path("small.yaml"))[1][0]
-    line = {"kind": "run", "method": cell.method, "seed": cell.seed, "accuracy_init": 0.3}
-    study_results.REPORTS.mkdir(parents=True)
-    params = {"params": cell.params.model_dump(exclude=study_file.UNDECIDED)}
-    (study_results.REPORTS / "small.jsonl").write_text(json.dumps(line | params) + "\n")
-    assert study_results.finished(Path("small.yaml"), 0.35).keys() == {cell.key}
-    assert not study_results.finished(Path("small.yaml"), 0.3)
+    line = {key: value for key, value in line_of(cell).items() if key not in RESULTS} | {"accuracy_init": 0.3}
+    assert counted(line, cold_start=0.35) == {cell.key}
+    assert not counted(line, cold_start=0.3)

@@ -6,8 +6,8 @@ import torch
 from pipeline.params import Params
 from pipeline.reporting.heat_maps import heat_map, scales_of, shade
 from pipeline.stages import evaluate
-from pipeline.stages.sft import SFT
 from pipeline.stages.token_values import choose, read_tokens
+from pipeline.workspace import HERE
 from vrpo.algorithms.advantages import compute_gae, length_adaptive_lambda
 from vrpo.config import GenerationConfig
 from vrpo.critics.value_model import ValueModel
@@ -77,7 +77,7 @@ def test_advantages_shown_are_not_others_than_those_trained_on(models, train: di
     monkeypatch.chdir(tmp_path)
     tokenizer, policy, critic, rollout = models
     cold = new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=5)
-    save_model(cold, tokenizer, SFT)
+    save_model(cold, tokenizer, HERE.sft)
     mask, scores = rollout.response_mask, [1.0, 0.0]
     rewards = torch.zeros(mask.shape)
     rewards[0, int(rollout.lengths[0]) - 1] = 1.0
@@ -87,7 +87,7 @@ def test_advantages_shown_are_not_others_than_those_trained_on(models, train: di
     lam = length_adaptive_lambda(mask, 0.3) if "length_adaptive_alpha" in train else 0.6
     expected = compute_gae(rewards, critic.read(rollout), mask, 1.0, lam)
     drawn = PolicySamples([], [], [rollout], scores)
-    shown = evaluate._tokens(Params(train=train), policy, critic, tokenizer, drawn, scores, scores, None)
+    shown = evaluate._tokens(Params(train=train), policy, critic, tokenizer, drawn, scores, scores, None, HERE)
     for row, response in enumerate(shown):
         assert response["advantages_observed"] == pytest.approx(expected[row][mask[row]].tolist(), abs=2e-4)
 
