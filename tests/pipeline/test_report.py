@@ -15,6 +15,7 @@ from pipeline.stages import report
 from vrpo.errors import UserError
 from vrpo.metrics.health import HealthWarning, health_metrics
 from vrpo.metrics.statistics import area, interval
+from vrpo.rewards.noise.heavy_tail import HeavyTail
 
 CHANNELS = [
     {"kind": "flip", "false_positive": 0.2, "false_negative": 0.25, "description": "flips 0 to 1 (20 %) and 1 to 0 (25 %)"},
@@ -302,7 +303,11 @@ def test_user_errors_name_the_file(tmp_path, monkeypatch):
 
 def test_the_scale_of_heavy_tails_is_not_called_a_percentage(project) -> None:
     summary = read_summary()
-    summary["runs"][0]["noise"] = {"kind": "clean", "label_accuracy": 1.0, "channels": [{"description": HeavyTail(kind="heavy_tail", scale=0.25).describe()}]}
+    summary["runs"][0]["noise"] = {
+        "kind": "clean",
+        "label_accuracy": 1.0,
+        "channels": [{"description": HeavyTail(kind="heavy_tail", scale=0.25).describe()}],
+    }
     assert dict(sections.facts([runs.Run("ppo", 0, summary["runs"][0])], summary))["Noise"] == (
         "clean, labels right 100 %, heavy tails of 0.25 in units of reward (Student's t, 2 degrees of freedom)"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -38,16 +39,35 @@ RESULTS = dict.fromkeys(study_results.NEEDED["run"], 0)
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with the mini profile's parameters and a study of two tables."""
-    params = (ROOT / "params.yaml").read_text().replace("profile: tiny", "profile: mini", 1)
-    (tmp_path / "params.yaml").write_text(params)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    return furnished(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """Such a folder in which the study has run, in three goes; and the lines that the first one wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = furnished(tmp_path_factory.mktemp("studied"))
+        patch.chdir(home)
+        patch.setenv("MLFLOW_TRACKING_URI", "off")
+        assert study_run.run(Path("small.yaml"), jobs=1, minutes=10, tables=["critics"]) == 0
+        first = [json.loads(line) for line in (home / "data/reports/study/small.jsonl").read_text().splitlines()]
+        assert study_run.run(Path("small.yaml"), jobs=2, minutes=0, tables=[]) == 0  # no time: nothing starts
+        assert len((home / "data/reports/study/small.jsonl").read_text().splitlines()) == 2
+        assert study_run.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
+        return home, first
+
+
+def furnished(folder: Path) -> Path:
+    params = (ROOT / "params.yaml").read_text().replace("profile: tiny", "profile: mini", 1)
+    (folder / "params.yaml").write_text(params)
     tables = {
         "methods": {"seeds": [0, 1], "axes": {"noise": NOISES, "method": METHODS}, "pairs": [["oracle", "reinforce"]]},
         "critics": {"kind": "critic", "seeds": [0], "axes": {"critic": {"depth 1": {"method": "vrpo"}, "plain": {"method": "ppo"}}}},
     }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"description": "two tables", "tables": tables}, sort_keys=False))
-    return tmp_path
+    (folder / "small.yaml").write_text(yaml.safe_dump({"description": "two tables", "tables": tables}, sort_keys=False))
+    return folder
 
 
 def line_of(cell: study_file.Cell) -> dict:
@@ -148,16 +168,12 @@ def test_an_unknown_table_is_refused_before_any_work(home) -> None:
     assert not (home / "data").exists()
 
 
-def test_a_study_runs_resumes_and_reports(home, capfd) -> None:
-    assert study_run.run(Path("small.yaml"), jobs=2, minutes=10, tables=["critics"]) == 0
-    file = home / "data/reports/study/small.jsonl"
-    first = [json.loads(line) for line in file.read_text().splitlines()]
+def test_a_study_runs_resumes_and_reports(studied, monkeypatch) -> None:
+    home, first = studied
+    monkeypatch.chdir(home)
     assert [line["kind"] for line in first] == ["critic"] * 2
     assert {line["commit"] for line in first} == {tracking.code_version()}
-    assert study_run.run(Path("small.yaml"), jobs=2, minutes=0, tables=[]) == 0  # no time: nothing starts
-    assert len(file.read_text().splitlines()) == 2
-    assert study_run.run(Path("small.yaml"), jobs=2, minutes=10, tables=[]) == 0
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [json.loads(line) for line in (home / "data/reports/study/small.jsonl").read_text().splitlines()]
     assert lines[:2] == first and len(lines) == 10
     assert {path.name.partition("-")[0] for path in (home / "data/study").iterdir()} == set(study.shared())
 
@@ -224,19 +240,18 @@ with prefect_test_harness(server_startup_timeout=180):
 """
 
 
-def test_two_dask_workers_come_to_the_numbers_of_one_process(home, monkeypatch) -> None:
-    """In a process of its own, as Prefect reads its settings when it is imported."""
+def test_two_dask_workers_come_to_the_numbers_of_one_process(studied, home) -> None:
+    """In a process of its own, as Prefect reads its settings when it is imported; on what the cells of the other study share."""
     content = yaml.safe_load(Path("small.yaml").read_text())
     content["tables"]["methods"] |= {"seeds": [0], "axes": {"noise": {"flip": NOISES["flip"]}, "method": METHODS}}
     del content["tables"]["critics"]
-    for name in ("serial", "dask"):
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    Path("dask.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    shutil.copytree(studied[0] / "data/study", "data/study")
     environment = {**os.environ, **prefect_environment(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", DASK], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert study_run.run(Path("serial.yaml"), jobs=1, minutes=10, tables=[]) == 0
-    serial, dask = (results(home / f"data/reports/study/{name}.jsonl") for name in ("serial", "dask"))
-    assert len(serial) == 2 and serial == dask
+    dask, serial = results(home / "data/reports/study/dask.jsonl"), results(studied[0] / "data/reports/study/small.jsonl")
+    assert len(dask) == 2 and dask == {name: serial[name] for name in dask}
 
 
 def results(path: Path) -> dict[str, dict]:
@@ -249,7 +264,8 @@ def steady(line: dict) -> dict:
     return {key: line[key] for key in line.keys() - {"seconds", "cell_seconds", "peak_memory_mb", "stages"}}
 
 
-def test_a_stage_that_fails_is_named_and_leaves_the_rest(home, capfd) -> None:
+def test_a_stage_that_fails_is_named_and_leaves_the_rest(studied, home, capfd) -> None:
+    shutil.copytree(studied[0] / "data/study", "data/study")
     broken = yaml.safe_load(Path("small.yaml").read_text())
     broken["tables"]["methods"] |= {"seeds": [0], "axes": {"method": METHODS | {"bad": {"base": {"source": "no-such-folder"}}}}}
     del broken["tables"]["critics"]
