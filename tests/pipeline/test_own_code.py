@@ -172,7 +172,7 @@ def test_mistakes_are_named_before_anything_runs(
             r"own.py, line 4, cannot be run \(ZeroDivisionError: division by zero\); correct it",
         ),
         ("score = 3\n", r"score is 3 \(int\), which cannot be called; name a function or a class"),
-        ("from math import *\n", "score is None, which cannot be called"),
+        ("from math import *\n", "own.py has no score after it ran; define it in every case"),
     ],
 )
 def test_mistakes_that_only_running_shows_are_named_when_it_is_used(tmp_path, monkeypatch, text: str, message: str) -> None:
