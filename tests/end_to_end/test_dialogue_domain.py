@@ -116,7 +116,7 @@ def test_a_reward_model_reads_whole_dialogues(project, monkeypatch) -> None:
     whole = reward.load_scorer(config, HERE)(prompts, [task.completion(response, answer) for response in responses])
     assert seen == pytest.approx([1 / (1 + math.exp(-score)) for score in whole], abs=1e-6)
     pairs = evaluation.PolicySamples([rows[0]], [responses], [], [1.0, 0.0])
-    assert evaluate._rewards(config, task, pairs, 0, None)[0] == pytest.approx(seen)  # the learned reward, not a rule on labels
+    assert evaluate._rewards(config, task, pairs, 0, None, HERE)[0] == pytest.approx(seen)  # the learned reward, not a rule on labels
     assert whole != pytest.approx(reward.load_scorer(config, HERE)(prompts, responses), abs=1e-6)  # what the user said is read, too
 
 
