@@ -159,17 +159,16 @@ class ReportConfig(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95  # level of the intervals
 
 
+Methods = Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)]
+
+
 class Params(Section):
     """All of `params.yaml`, domain and profile applied."""
 
     profile: str = "tiny"  # which values of `profiles` lie over all others
     domain: Domain = "math"  # a folder of vrpo/tasks, its values under `domains` lie over the sections; or FILE.py:NAME of your own
-    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)] = [
-        "ppo",
-        "grpo",
-        "vrpo",
-    ]  # each trained with every seed
-    seeds: Seeds = [0, 1, 2]  # of training
+    methods: Methods = ["ppo", "grpo", "vrpo"]  # noqa: RUF012  # each trained with every seed
+    seeds: Seeds = [0, 1, 2]  # noqa: RUF012  # of training
     runtime: RuntimeConfig = RuntimeConfig()
     generation: GenerationConfig = GenerationConfig()
     prepare: PrepareConfig = PrepareConfig()

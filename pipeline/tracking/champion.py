@@ -7,8 +7,10 @@ is higher by more than the interval of the difference.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +87,8 @@ def _register(client: MlflowClient, state: dict[str, Any], name: str, path: Path
         pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "transformers")],
     )
     facts = {key: str(event[key]) for key in ("digest", "accuracy", "problems", "data") if event.get(key) is not None}
-    return mlflow.register_model(f"models:/{model.model_id}", name, tags={**facts, "run": event["name"]}).version
+    with redirect_stderr(io.StringIO()):  # where MLflow prints what the record says
+        return mlflow.register_model(f"models:/{model.model_id}", name, tags={**facts, "run": event["name"]}).version
 
 
 def _policy_model() -> Any:
