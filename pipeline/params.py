@@ -167,8 +167,8 @@ class Params(Section):
 
     profile: str = "tiny"  # which values of `profiles` lie over all others
     domain: Domain = "math"  # a folder of vrpo/tasks, its values under `domains` lie over the sections; or FILE.py:NAME of your own
-    methods: Methods = ["ppo", "grpo", "vrpo"]  # noqa: RUF012  # each trained with every seed
-    seeds: Seeds = [0, 1, 2]  # noqa: RUF012  # of training
+    methods: Methods = ["ppo", "grpo", "vrpo"]  # each trained with every seed
+    seeds: Seeds = [0, 1, 2]  # of training
     runtime: RuntimeConfig = RuntimeConfig()
     generation: GenerationConfig = GenerationConfig()
     prepare: PrepareConfig = PrepareConfig()
