@@ -56,5 +56,5 @@ def project(tmp_path_factory) -> Project:
     shutil.copytree(ROOT / "data/own", folder / "data/own")
     copy.run("git", "init", "-q")
     copy.dvc("init", "-q")
-    copy.change_params(profile="mini", seeds=[0])
+    copy.change_params(profile="mini", methods=["grpo", "vrpo"], seeds=[0])
     return copy
