@@ -45,8 +45,8 @@ $(READY): pyproject.toml constraints.txt
 repro: env ## run whatever is out of date, up to the report; JOBS=2 stages at a time
 	@python -m pipeline.repro --jobs $(JOBS)
 
-test: env ## run the tests
-	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+test: env ## run the tests; three workers, since many a test waits for a process or a clock
+	python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: env ## speed and memory against Hugging Face and TRL, on an idle machine; writes data/reports/bench.json
 	python -m tests.benchmarks

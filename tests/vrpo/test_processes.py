@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed_run
 import pytest
 import torch
 from distributed_run import few
@@ -21,24 +22,26 @@ LAUNCH += ["--dynamo_backend", "no", "--main_process_port", "0"]
 METHODS = ("vrpo", "grpo")
 
 
-def run(folder: Path, last: int, launcher: list[str]) -> list[list[dict[str, float]]]:
-    """Logs of all methods."""
+def run(folder: Path, last: int) -> list[list[dict[str, float]]]:
+    """Logs of all methods in two processes."""
     script = str(Path(__file__).with_name("distributed_run.py"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, script, str(folder), str(last), *METHODS]
+    command = [sys.executable, *LAUNCH, script, str(folder), str(last), *METHODS]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split(" ", 2) for line in done.stdout.splitlines() if line.startswith("LOG ")]
-    assert [int(processes) for _, processes, _ in lines] == [2 if launcher else 1] * len(METHODS)
+    assert [int(processes) for _, processes, _ in lines] == [2] * len(METHODS)
     return [json.loads(log) for _, _, log in lines]
 
 
-def test_two_processes_give_the_losses_of_one_and_resume_together(tmp_path) -> None:
+def test_two_processes_give_the_losses_of_one_and_resume_together(tmp_path, capsys) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir(), together.mkdir()
-    ones = run(alone, 3, [])
-    run(together, 2, LAUNCH)
-    for method, one, two in zip(METHODS, ones, run(together, 3, LAUNCH), strict=True):
+    for method in METHODS:
+        distributed_run.main(method, str(alone), 3)
+    ones = [json.loads(line.removeprefix("LOG 1 ")) for line in capsys.readouterr().out.splitlines() if line.startswith("LOG ")]
+    run(together, 2)
+    for method, one, two in zip(METHODS, ones, run(together, 3), strict=True):
         assert len(one) == len(two) == 4
         for a, b in zip(one, two, strict=True):
             assert a.keys() <= b.keys(), method  # the stopped run measured once more, at its end
