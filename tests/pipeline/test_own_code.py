@@ -5,12 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from pipeline import own_code, preflight
 from pipeline.files import read_json, read_jsonl
 from pipeline.params import Params
 from pipeline.reporting import sections
 from pipeline.stages import base, evaluate, label, observed, prepare, reward, sft, train
+from pipeline.stages import params as resolve
 from pipeline.study import cells
 from pipeline.study.file import Cell
 from pipeline.tracking.file import Record
@@ -227,3 +229,23 @@ def test_reports_name_it(project: Record) -> None:
     run = SimpleNamespace(evaluation={"noise": noise}, seed=0)
     assert dict(sections.facts([run], summary))["Noise"] == "own reward, my_rewards.py:score, tails"
     assert sections._labels(summary, {"labels_table": ""})["rows"] == [["set: noise on rewards", "tails"]]  # it need not read labels
+
+
+def test_dvc_watches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first stage leads dvc.yaml's paths to the files that parameters name: an edit there is one of a dependency."""
+    root = Path(__file__).parents[2]
+    deps = {name: stage["deps"] for name, stage in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items()}
+    assert {name for name in deps if "data/own/${domain}" in deps[name]} == deps.keys() - {"params"}
+    assert {name for name in deps if "data/own/${reward.kind}" in deps[name]} == {"train", "evaluate"}
+    monkeypatch.chdir(tmp_path)
+    for name in ("first.py", "second.py"):
+        Path(name).write_text(f"# {name}\ndef score(prompts, responses): ...\n")
+        resolve.run(params(f"{name}:score"))
+        assert Path("data/own/function").resolve() == tmp_path / name and Path("data/own/math").read_text() == ""
+    (tmp_path / "moved").mkdir()
+    for name in ("data", "second.py"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    assert Path("moved/data/own/function").read_text().startswith("# second.py")
+    monkeypatch.chdir(tmp_path / "moved")
+    resolve.run(params("second.py:score", reward={"kind": "rule"}))
+    assert Path("data/own/rule").read_text() == ""
