@@ -18,6 +18,7 @@ from pipeline.params import Params
 from pipeline.stages.stage import main
 from pipeline.workspace import HERE, Workspace
 
+NO_CODE = "no code of one's own\n"
 HEAD = (
     "# Written by `python -m pipeline.stages.params` from params.yaml: every value, domain and profile applied. Edit params.yaml instead.\n"
 )
@@ -39,10 +40,10 @@ def watched(params: Params) -> dict[str, Path | None]:
 
 
 def watch(link: Path, file: Path | None) -> None:
-    """Let `link` lead to a file, or be an empty one."""
+    """Let `link` lead to a file, or be one that says that there is none: DVC warns of empty ones."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if file is None:
-        link.touch()
+        link.write_text(NO_CODE, encoding="utf-8")
     elif not link.is_symlink() or link.resolve() != file.resolve():
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(file.resolve(), link.parent.resolve()))

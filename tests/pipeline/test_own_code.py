@@ -241,11 +241,11 @@ def test_dvc_watches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("first.py", "second.py"):
         Path(name).write_text(f"# {name}\ndef score(prompts, responses): ...\n")
         resolve.run(params(f"{name}:score"))
-        assert Path("data/own/function").resolve() == tmp_path / name and Path("data/own/math").read_text() == ""
+        assert Path("data/own/function").resolve() == tmp_path / name and Path("data/own/math").read_text() == resolve.NO_CODE
     (tmp_path / "moved").mkdir()
     for name in ("data", "second.py"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
     assert Path("moved/data/own/function").read_text().startswith("# second.py")
     monkeypatch.chdir(tmp_path / "moved")
     resolve.run(params("second.py:score", reward={"kind": "rule"}))
-    assert Path("data/own/rule").read_text() == ""
+    assert Path("data/own/rule").read_text() == resolve.NO_CODE
