@@ -17,7 +17,7 @@ MODULES = {
     "vrpo.conversation": "vrpo.rollout.conversation vrpo.data.text",
     "vrpo.critic": "vrpo.critics.value_model",
     "vrpo.diagnostics": "vrpo.metrics.critic vrpo.metrics.monte_carlo vrpo.metrics.health",
-    "vrpo.evaluation": "vrpo.rollout.samples",
+    "vrpo.evaluation": "vrpo.rollout.before vrpo.rollout.samples",
     "vrpo.forward": "vrpo.models.forward",
     "vrpo.generation": "vrpo.rollout.engines.transformers vrpo.data.text",
     "vrpo.identity": "vrpo.training.identity",

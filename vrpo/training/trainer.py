@@ -24,7 +24,7 @@ from torch import nn
 from vrpo.algorithms.base import find_algorithm
 from vrpo.algorithms.losses import kl_k1
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
-from vrpo.data.batch import Experience
+from vrpo.data.batch import Experience, Rollout
 from vrpo.data.prompts import prompt_rows
 from vrpo.data.text import decode, encode
 from vrpo.errors import UserError, shown
@@ -237,6 +237,10 @@ class Trainer:
         advantages, returns = self.algorithm.advantages(experience, experience.rewards)
         normalised = self.algorithm.normalised(advantages, experience.response_mask)
         return replace(experience, advantages=normalised, returns=returns), metrics
+
+    def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
+        """One response per row from the current policy."""
+        return self.collector.sample(rows, seed)
 
     def update(self, experience: Experience, iteration: int, **passes: Any) -> dict[str, float]:
         """Minibatch passes over an experience (see `Updater.update`)."""
