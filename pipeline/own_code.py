@@ -104,7 +104,7 @@ def _run(path: Path, file: str) -> None:
     found = find_spec(path.stem) if path.stem not in _FILES else None
     if found and found.origin != str(path):
         raise UserError(f"{file} has the name of another module ({found.origin}); rename the file")
-    if str(path.parent) not in sys.path:
+    if new := str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     spec = spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = module_from_spec(spec)
@@ -112,7 +112,8 @@ def _run(path: Path, file: str) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[path.stem]
-        sys.path.remove(str(path.parent))
+        if new:
+            sys.path.remove(str(path.parent))
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{file}, line {lines[-1] if lines else 1}, cannot be run ({reason}); correct it") from error

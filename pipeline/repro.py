@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.environment import TELEMETRY_OFF, speak_safely
 from pipeline.leash import interrupt_on_signals
 from pipeline.orchestration.runner import Outcome, Runner, Stage, read_graph_with_parameters, take_turn
 from pipeline.params import load_params
-from pipeline.tracking import mirror, send
+from pipeline.tracking import send
 from pipeline.tracking.file import FOLDER, read_events
 from vrpo.errors import UserError
 
@@ -107,8 +107,7 @@ def bring_up_to_date(runner: Runner, stages: list[Stage], view: View) -> dict[st
     waiting, running = list(stages), dict[Future[Outcome], str]()
 
     def reproduce(name: str) -> Outcome:
-        warnings = lambda line: view.say(f"{name}: {line}") if line.startswith("warning:") else None  # noqa: E731
-        return runner.run(name, warnings)
+        return runner.run(name, only_warnings(lambda line: view.say(f"{name}: {line}")))
 
     with ThreadPoolExecutor(runner.jobs) as pool, runner.stopping_on_errors():
         while waiting or running:
@@ -131,13 +130,9 @@ def bring_up_to_date(runner: Runner, stages: list[Stage], view: View) -> dict[st
     return outcome
 
 
-def send_records() -> None:
-    """Bring MLflow up to date; its troubles are one line."""
-    try:
-        if mirror.tracking_uri() != "off":
-            send.sync()
-    except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
+def only_warnings(say: Callable[[str], object]) -> Callable[[str], object]:
+    """Of a stage's lines, those that people should see though all went well."""
+    return lambda line: say(line) if line.startswith("warning:") else None
 
 
 def run(root: Path, jobs: int) -> int:
@@ -145,19 +140,14 @@ def run(root: Path, jobs: int) -> int:
     preflight.check(load_params(root / "params.yaml"))
     preflight.warn_of_masked(root / "params.yaml")
     runner = Runner(root, jobs, "repro", {"MLFLOW_TRACKING_URI": "off"})
-
-    def warn(line: str) -> None:
-        if line.startswith("warning:"):
-            print(line, file=sys.stderr)
-
     with take_turn(root, lambda text: print(text, file=sys.stderr)):
-        stages = read_graph_with_parameters(runner, warn)
+        stages = read_graph_with_parameters(runner, only_warnings(lambda line: print(line, file=sys.stderr)))
         with View(stages).shown() as view:
             outcome = bring_up_to_date(runner, stages, view)
         if all(stage.state == "Cached" for stage in outcome.values()):
             print("data/reports is up to date")
             return 0
-        send_records()
+        send.sync_or_warn()
     failed = sorted(name for name, stage in outcome.items() if stage.state == "Failed")
     print(f"\nfailed: {', '.join(failed)}; `make repro` goes on where it stopped" if failed else NEXT)
     return 1 if failed else 0

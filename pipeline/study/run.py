@@ -74,16 +74,5 @@ def _run_missing(path: Path, study: Study, cells: list[Cell], jobs: int, minutes
                 elif made is None:
                     append_line(REPORTS / f"{path.stem}.jsonl", json.dumps(future.result()))
                     bar.update()
-    _send_records()
+    send.sync_or_warn()
     return failed
-
-
-def _send_records() -> None:
-    """Bring MLflow up to date with the cells, all at once: a mirror beside each would cost more than many a cell."""
-    from pipeline.tracking import record as tracking
-
-    try:
-        if tracking.tracking_uri() != "off":
-            send.sync()
-    except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)

@@ -1,13 +1,4 @@
-"""Records of what the stages did, mirrored to MLflow: python -m pipeline.tracking {init,sync}.
-
-Every stage appends its parameters, metrics, artifacts and models to `data/tracking/<label>.jsonl` as they happen. These
-files are the source of truth (those of experiments and studies lie in folders beside them). While a stage runs, a child process follows its file and brings MLflow up to date; it shares
-nothing with the stage but the file, so a tracking server that is down, slow or broken costs the stage one warning line.
-Whatever MLflow missed, `sync` sends later; sending twice changes nothing.
-
-Environment: MLFLOW_TRACKING_URI chooses the store (default: sqlite:///mlflow.db in the project's folder; "off": records
-only). PIPELINE_RUN, where set, becomes a tag that groups the runs of one pipeline run.
-"""
+"""One run of a stage, recorded as it happens; see `pipeline.tracking.__main__` for what becomes of records."""
 
 from __future__ import annotations
 

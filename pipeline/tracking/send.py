@@ -38,6 +38,15 @@ def _catch_up(path: Path, closing: bool) -> str:
     return ""
 
 
+def sync_or_warn() -> None:
+    """`sync` all at once, where a mirror beside each of many short runs would cost more than many a run; its troubles are one line."""
+    try:
+        if tracking_uri() != "off":
+            sync()
+    except UserError as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
 def _in_a_folder() -> bool:
     """Whether the working folder still exists, without which MLflow does not start."""
     try:
