@@ -14,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline import repro
 from pipeline.environment import prefect_environment
 from pipeline.orchestration import serve
-from pipeline.orchestration.runner import LEASH, Runner, Stage, by_stage, follow, read_graph, take_turn
+from pipeline.orchestration.runner import LEASH, Outcome, Runner, Stage, by_stage, follow, read_graph, take_turn
+from pipeline.tracking.file import Record
 from vrpo.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -399,3 +401,21 @@ def test_a_leash_that_is_asked_to_end_ends_its_command(tmp_path: Path, monkeypat
     pid = _pid_of_sleep()
     leash.terminate()
     assert leash.wait(30) and _ends(pid)
+
+
+def test_the_view_says_how_far_a_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the latest run in its record; of a stage that trains nothing, nothing."""
+    monkeypatch.chdir(tmp_path)
+    stages = [Stage("base", (), False), Stage("train@vrpo-0", ("base",), False)]
+    rows = ({"rollouts": 360, "reward/observed": 0.5}, {"rollouts": 720, "reward/observed": 0.625, "validation/accuracy": 0.75})
+    for last in (rows, rows[:1]):
+        record = Record(Path("data/tracking/train-vrpo-0.jsonl"), {})
+        for step, row in enumerate(last):
+            record.metrics(row, step)
+        record.end("FINISHED")
+    assert repro.progress("train@vrpo-0") == ": 360 rollouts, reward 0.500" and repro.progress("base") == ""
+    view = repro.View(stages)
+    view.begin("train@vrpo-0")
+    view.end("base", Outcome("Cached", 0.0))
+    columns = [list(column.cells) for column in view.render().columns]
+    assert columns[0] == ["train@vrpo-0", "1 of 2 stages done"] and columns[2][0] == "360 rollouts, reward 0.500"

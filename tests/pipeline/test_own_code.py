@@ -249,3 +249,19 @@ def test_dvc_watches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path / "moved")
     resolve.run(params("second.py:score", reward={"kind": "rule"}))
     assert Path("data/own/rule").read_text() == resolve.NO_CODE
+
+
+def test_dvc_sees_an_edit_through_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a graph of one stage, by the path that dvc.yaml has."""
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def score(prompts, responses): ...\n")
+    resolve.run(params("own.py:score"))
+    Path("params.yaml").write_text("reward: {kind: function}\n")
+    Path("dvc.yaml").write_text('stages:\n  train:\n    cmd: "true"\n    deps: ["data/own/${reward.kind}"]\n')
+    with Repo.init(no_scm=True) as repo:
+        repo.reproduce()
+        assert repo.status() == {}
+        Path("own.py").write_text("def score(prompts, responses): ...  # edited\n")
+        assert repo.status() == {"train": [{"changed deps": {"data/own/function": "modified"}}]}
