@@ -24,6 +24,7 @@ class Algorithm:
     Attributes:
         grouped: the responses to one prompt are compared with each other: there are `train.group_size` of them instead of one.
         own_critic: its critic where `train.critic.kind` names no other; None: it has none.
+        memory: what it learns over a run beside the models; its buffers are part of checkpoints.
     """
 
     grouped = False
@@ -37,6 +38,7 @@ class Algorithm:
             kind = find("critics", config.critic.kind, "train.critic.kind")
         self.critic = kind(config.critic, policy, seed) if kind else None
         self.warmup_rollouts = config.critic.warmup_rollouts if kind else 0
+        self.memory = nn.Module()
 
     def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor | None]:
         """Advantages and the critic's targets, both [B, T], in the unit of `rewards` [B, T]; None without a critic.
@@ -44,6 +46,15 @@ class Algorithm:
         Masked positions of either may hold anything.
         """
         raise NotImplementedError
+
+    def metrics(self, experience: Experience) -> dict[str, float]:
+        """Numbers of its own about a fresh annotated rollout batch, logged as they are named."""
+        return {}
+
+    def absorb(self, experience: Experience) -> None:
+        """Learn from a rollout batch what no gradient teaches, after the policy's step and the critic's passes (see `Critic.absorb`)."""
+        if self.critic is not None:
+            self.critic.absorb(experience)
 
     def normalised(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """The advantages [B, T] as the loss takes them, over all rollouts of an iteration; by default as they are."""

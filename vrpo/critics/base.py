@@ -43,8 +43,13 @@ class Critic:
         except ValidationError as error:
             issue = error.errors()[0]
             raise UserError(f"train.critic.settings.{'.'.join(map(str, issue['loc']))}: {issue['msg']}") from None
-        options = {"shared": config.backbone == "shared", "surprisal_inputs": config.surprisal_inputs}
+        options = {"shared": config.backbone == "shared", "surprisal_inputs": self.surprisal_inputs}
         self.model = ValueModel.from_policy(policy, seed=seed, **options, **self.head())
+
+    @property
+    def surprisal_inputs(self) -> bool:
+        """Whether the head sees how surprised the cold start is (see `vrpo.critics.surprisal`)."""
+        return self.config.surprisal_inputs
 
     def head(self) -> dict[str, Any]:
         """Class and sizes of the value model's head, arguments of `ValueModel`; by default one number without a bottleneck."""
@@ -55,9 +60,13 @@ class Critic:
         if self.model.reader is not None:
             self.model.reader = cold_start
 
-    def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
-        """What it says about the tokens of a fresh rollout, [B, T, ...] each by name, from its states `hidden` [B, T, H]: `values`,
-        `critic_inputs` where the head has inputs, `latent_kl` [B, T, Z] where it has a bottleneck."""
+    def read(self, batch: Experience) -> dict[str, Tensor]:
+        """What it says about the tokens of a fresh rollout, [B, T, ...] each by name: `values`, `critic_inputs` where the head has inputs,
+        `latent_kl` [B, T, Z] where it has a bottleneck."""
+        return self.read_states(batch, self.model.states(batch))
+
+    def read_states(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
+        """`read`, from the rollout's states `hidden` [B, T, H]."""
         inputs = self.model.inputs(batch)
         output = self.model.head(hidden, inputs=inputs)
         readings = {"values": output.values, "critic_inputs": inputs, "latent_kl": output.kl_per_dimension}
@@ -88,6 +97,9 @@ class Critic:
             counts: True positions of each mask in the whole optimiser batch, by its name.
         """
         raise NotImplementedError
+
+    def absorb(self, experience: Experience) -> Any:
+        """Learn from a whole annotated rollout batch with `returns`, once, after the policy's step; by default nothing, gradients do it all."""
 
     def squared_error(self, batch: Experience, values: Tensor, counts: dict[str, Tensor]) -> Tensor:
         """L_mse = mean_t (V_t - R_t)^2 of values [B, T], clipped around the rollout's with `critic.clip_range`; a micro-batch's share."""

@@ -19,7 +19,7 @@ INPUTS = 4
 
 
 @torch.no_grad()
-def surprisal_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor, counted: Tensor) -> Tensor:
+def surprisal_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor, counted: Tensor, states: Tensor | None = None) -> Tensor:
     """Four numbers for each position of sequences [B, L], about the tokens up to and including it that count.
 
     With s_i the surprisal of token i and h_i the entropy of the distribution it was drawn from, both under `model`:
@@ -29,11 +29,13 @@ def surprisal_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor, coun
         model: causal LM, frozen.
         input_ids, attention_mask: [B, L], the mask bool.
         counted: bool [B, L], the tokens of the response.
+        states: float [B, L, H], the model's last ones, where they are known.
 
     Returns:
         float32 [B, L, 4].
     """
-    states = backbone_states(backbone_of(model), input_ids, attention_mask)
+    if states is None:
+        states = backbone_states(backbone_of(model), input_ids, attention_mask)
     entropy, surprisal = (torch.zeros(input_ids.shape, device=states.device) for _ in range(2))
     following = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)  # the last column's surprisal is never used
     found = head_statistics(states[attention_mask], LanguageModelHead.of(model), following[attention_mask])

@@ -150,6 +150,23 @@ class ValueModel(nn.Module):
             torch.manual_seed(seed)
             return cls(backbone, depth, latent_size, copy.deepcopy(policy) if surprisal_inputs else None, **head)
 
+    @property
+    def backbone_learns(self) -> bool:
+        """Whether gradients train the backbone."""
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    def observe(self, rollout: Rollout) -> tuple[Tensor, Tensor | None]:
+        """The backbone's states before each token of the response and after the last column, float [B, T + 1, H], and there the head's inputs
+        beside them, float32 [B, T + 1, F], None where it has none."""
+        length = rollout.responses.shape[1] + 1
+        states = backbone_states(self.backbone, rollout.input_ids, rollout.attention_mask)
+        if self.reader is None:
+            return states[:, -length:], None
+        counted = torch.cat([torch.zeros_like(rollout.prompt_mask), rollout.response_mask], dim=1)
+        known = states if self.backbone is backbone_of(self.reader) else None
+        inputs = surprisal_inputs(self.reader, rollout.input_ids, rollout.attention_mask, counted, known)
+        return states[:, -length:], inputs[:, -length:]
+
     def states(self, rollout: Rollout) -> Tensor:
         """The backbone's states that predict the response, float [B, T, H]."""
         return response_states(backbone_states(self.backbone, rollout.input_ids, rollout.attention_mask), rollout.responses.shape[1])

@@ -66,9 +66,9 @@ class VariationalCritic(Critic):
     def head(self) -> dict[str, Any]:
         return {"depth": self.config.depth, "latent_size": self.config.latent_size}
 
-    def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
+    def read_states(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
         """Also entropy and surprisal [B, T] under the LM head, in nats; values are those of the latents' means."""
-        readings = super().read(batch, hidden)
+        readings = super().read_states(batch, hidden)
         if self.semantic:
             readings["entropy"], readings["surprisal"] = response_statistics(hidden, self.lm_head, batch.responses, batch.response_mask)
         return readings

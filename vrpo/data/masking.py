@@ -56,3 +56,9 @@ def masked_whiten(values: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     unit, _ = unit_range(values, mask)
     centred = unit - masked_mean(unit, mask)
     return torch.where(mask, centred * torch.rsqrt(masked_mean(centred.square(), mask) + eps), torch.zeros_like(values))
+
+
+def last_token(mask: Tensor) -> Tensor:
+    """bool [B, T]: the last True position of each row of `mask` [B, T]; none in a row without one."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    return mask & (positions == torch.where(mask, positions, -1).amax(1, keepdim=True))

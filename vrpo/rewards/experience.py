@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vrpo.data.batch import Experience, Rollout
+from vrpo.data.masking import last_token
 from vrpo.data.text import spans
 from vrpo.errors import UserError
 from vrpo.rewards.calling import Score, require_scores, totals
@@ -63,6 +64,4 @@ def token_rewards(scores: Sequence[Score], mask: Tensor) -> Tensor:
 
 def at_last_token(scores: Tensor, mask: Tensor) -> Tensor:
     """Scores [B] on the last True position of each row of `mask` [B, T]; [B, T]."""
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, positions, -1).amax(1, keepdim=True)
-    return scores[:, None] * (positions == last)
+    return scores[:, None] * last_token(mask)

@@ -73,7 +73,7 @@ class Collector:
             with self.autocast():
                 found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}
                 if self.critic is not None:
-                    found |= self.critic.read(micro, self.critic.model.states(micro))
+                    found |= self.critic.read(micro)
             for name, reading in found.items():
                 whole = own.setdefault(name, torch.zeros(*mine.responses.shape, *reading.shape[2:]))
                 whole[rows, : reading.shape[1]] = reading.float().cpu()

@@ -135,7 +135,7 @@ class Trainer:
                 self.algorithm.critic.share(self.reference)
         else:  # the reference is the policy without its adapters
             self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
-            if self.critic is not None and config.critic.backbone == "separate":
+            if self.critic is not None and config.critic.backbone == "separate" and self.critic.backbone_learns:
                 self.critic.backbone = add_lora(self.critic.backbone, config.lora, derive_seed(seed, "critic lora"))
         self.updater = Updater(
             self.policy,
@@ -179,6 +179,7 @@ class Trainer:
             passes = {"steps": math.ceil(count / size), "policy_epochs": 0, "critic_epochs": self.config.critic.warmup_epochs}
             done = self.under_way
             row = done.row | self.update(done.experience, 0, **passes, progress=done.progress, on_epoch=self.save)
+            self.algorithm.absorb(done.experience)
         row |= self.measure(critic=True)
         self.under_way = None
         return row
@@ -193,6 +194,7 @@ class Trainer:
         self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
         passes = {"policy_epochs": self.config.epochs, "critic_epochs": self.config.critic.epochs if self.critic else 0}
         metrics |= self.update(experience, iteration, steps=self.config.minibatches, **passes)
+        self.algorithm.absorb(experience)
         if self._measured(iteration):
             metrics |= self.measure(critic=iteration == self.config.iterations)
         return metrics
@@ -231,7 +233,11 @@ class Trainer:
         if self.config.kl_coefficient and self.config.kl_in == "reward":
             penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
             experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
-        metrics = found | experience_metrics(experience, given, clean, self.algorithm.advantages, self.config.gamma)
+        metrics = (
+            found
+            | self.algorithm.metrics(experience)
+            | experience_metrics(experience, given, clean, self.algorithm.advantages, self.config.gamma)
+        )
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
         advantages, returns = self.algorithm.advantages(experience, experience.rewards)

@@ -86,14 +86,17 @@ class Updater:
         self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
         self.critic, self.policy_updates = algorithm.critic, 0
         self.shared = self.critic is not None and config.critic.backbone == "shared"
-        self.models = nn.ModuleDict({"policy": policy}).eval()  # for good: with dropout, ratios would differ from 1 before a step
+        self.models = nn.ModuleDict(
+            {"policy": policy, "algorithm": algorithm.memory}
+        ).eval()  # for good: with dropout, ratios would differ from 1 before a step
         learning = [p for p in policy.parameters() if p.requires_grad]
         self.optimizers = {"policy": torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.0)}
         if self.critic is not None:
             self.models["critic"] = self.critic.model.eval()
             policys = set(map(id, policy.parameters()))
             own = [p for p in self.critic.model.parameters() if p.requires_grad and id(p) not in policys]
-            self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
+            if own:  # else it learns without gradients (`Critic.absorb`)
+                self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
         for name, optimizer in self.optimizers.items():
             refuse_half_weights(name, optimizer.param_groups[0]["params"])
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
@@ -122,6 +125,8 @@ class Updater:
         """
         progress = progress or Progress()
         totals = progress.totals
+        if "critic" not in self.optimizers:
+            critic_epochs = 0
         for epoch in range(progress.epochs, max(policy_epochs, critic_epochs)):
             order = torch.randperm(len(experience), generator=generator(self.seed, iteration, epoch, "order"))
             train_policy, train_critic = epoch < policy_epochs, epoch < critic_epochs
