@@ -193,6 +193,20 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _groups_are_whole(self) -> Params:
+        """Methods with groups and a critic need a value warm-up that leaves every iteration whole groups."""
+        train = self.train
+        if train.critic.warmup_rollouts % (train.iterations * train.group_size):
+            from vrpo.algorithms.base import find_algorithm  # brings torch, which takes longer than all other checks
+
+            try:
+                for method in self.methods:
+                    find_algorithm(method, train)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
     def _data_fit(self) -> Params:
         if self.label.source == "dataset" and self.prepare.dataset == PROCEDURAL:
             raise ValueError(

@@ -106,7 +106,7 @@ class TrainConfig(Section):
 
     iterations: Count = 12  # of sampling and updating
     rollouts: Count = 4320  # budget over the whole run, value warm-up included
-    group_size: Count = 8  # samples per prompt of the methods without a critic
+    group_size: Count = 8  # samples per prompt of the methods that compare them: grpo, dr_grpo, rloo, pf_ppo
     minibatches: Count = 2  # optimiser steps per epoch of an iteration
     micro_batch_size: Count = 32  # rows per forward pass, of similar length; changes memory and speed, not results
     epochs: Count = 1  # passes over each iteration's rollouts

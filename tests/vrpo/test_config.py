@@ -221,6 +221,7 @@ def test_values_of_another_type_or_without_end_are_refused(key: str, value: obje
         ({"prepare": {"min_length": 9}}, "prepare: min_length = 9 is above max_length = 8; lower it"),
         ({"train": {"group_size": 1}}, "train.group_size = 1: grpo compares.*use 2 or more, or take grpo out of methods"),
         ({"train": {"group_size": 1}, "methods": ["rloo", "dr_grpo"]}, "take rloo and dr_grpo out of methods"),
+        ({"train": {"critic": {"warmup_rollouts": 2004}}, "methods": ["ppo", "pf_ppo"]}, "2004 is no multiple of .*; use 1920"),
         ({"base": {"heads": 5}}, "base: hidden_size = 96 is no multiple of twice heads = 5; use 100"),
         ({"base": {"heads": 32}}, "hidden_size = 96 is no multiple of twice heads = 32; use 128"),
         ({"methods": ["oracle"], "domain": "science"}, "methods: oracle needs a task whose values are known"),
@@ -247,6 +248,7 @@ def test_values_that_do_not_go_together_are_refused(changes: dict, message: str)
     "changes",
     [
         {"train": {"group_size": 1}, "methods": ["ppo", "vrpo"]},
+        {"train": {"critic": {"warmup_rollouts": 2004}}, "methods": ["ppo", "grpo"]},
         {"base": {"heads": 5, "source": "my-folder"}},
         {"noise": [{"kind": "flip", "false_positive": 0.6, "false_negative": 0.4}]},
         {"prepare": {"min_length": 8}},

@@ -56,8 +56,15 @@ class Algorithm:
         if self.critic is not None:
             self.critic.absorb(experience)
 
+    def filtered(self, experience: Experience) -> Experience:
+        """The rows of an iteration's rollouts that policy and critic learn from, advantages and returns in them; by default all.
+
+        The value warm-up's rollouts, one a prompt, do not pass through here.
+        """
+        return experience
+
     def normalised(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """The advantages [B, T] as the loss takes them, over all rollouts of an iteration; by default as they are."""
+        """The advantages [B, T] as the loss takes them, over what is learned from of an iteration; by default as they are."""
         return advantages
 
     def loss_count(self, counts: dict[str, Tensor]) -> Tensor:
@@ -87,4 +94,10 @@ def find_algorithm(name: str, config: TrainConfig) -> type[Algorithm]:
     algorithm = find("algorithms", name, "method")
     if algorithm.grouped and config.group_size == 1:
         raise UserError(f"train.group_size = 1: {name} compares the responses to one prompt with each other; use 2 or more")
+    groups, warmup = config.iterations * config.group_size, config.critic.warmup_rollouts
+    if algorithm.grouped and algorithm.own_critic and warmup % groups:
+        raise UserError(
+            f"train.critic.warmup_rollouts = {warmup} is no multiple of iterations = {config.iterations} x group_size = {config.group_size}, "
+            f"so {name}, which has groups and a critic, could not spend all rollouts; use {warmup - warmup % groups}"
+        )
     return algorithm

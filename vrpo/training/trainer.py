@@ -175,7 +175,7 @@ class Trainer:
                 rows = stream(self.problems, 0, count, self.seed, "warmup")
                 self.under_way = WarmUp(*self.collect(rows, repeats(rows), iteration=0))
                 self.save()
-            size = max(1, self.prompts_per_iteration // self.config.minibatches)
+            size = max(1, self.prompts_per_iteration * self.algorithm.group_size // self.config.minibatches)
             passes = {"steps": math.ceil(count / size), "policy_epochs": 0, "critic_epochs": self.config.critic.warmup_epochs}
             done = self.under_way
             row = done.row | self.update(done.experience, 0, **passes, progress=done.progress, on_epoch=self.save)
@@ -219,7 +219,7 @@ class Trainer:
             self.on_log(self.log[-1])
 
     def collect(self, rows: Sequence[Row], samples: Sequence[int], iteration: int) -> tuple[Experience, dict[str, float]]:
-        """Sample one response per row, score it, and estimate advantages. Returns the experience and its metrics."""
+        """Sample one response per row, score it, and estimate advantages. Returns what is to be learned from, and metrics of all responses."""
         with self.timer("rollout") as elapsed:
             rollout = self.collector.sample(rows, derive_seed(self.seed, iteration, "rollout"))
         self.rollouts += len(rows)
@@ -241,8 +241,10 @@ class Trainer:
         metrics["length/mean"] = float(rollout.lengths.float().mean())
         metrics["tokens_per_second"] = float(rollout.response_mask.sum()) / max(elapsed.seconds, 1e-9)
         advantages, returns = self.algorithm.advantages(experience, experience.rewards)
-        normalised = self.algorithm.normalised(advantages, experience.response_mask)
-        return replace(experience, advantages=normalised, returns=returns), metrics
+        experience = replace(experience, advantages=advantages, returns=returns)
+        if iteration:  # the value warm-up has no groups
+            experience = self.algorithm.filtered(experience)
+        return replace(experience, advantages=self.algorithm.normalised(experience.advantages, experience.response_mask)), metrics
 
     def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
         """One response per row from the current policy."""
