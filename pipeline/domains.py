@@ -35,4 +35,5 @@ def load_task(params: Params, tokenizer: Any = None) -> Task:
     """The task of a run. Only `prompt` needs the tokenizer, and only for tasks that use its chat template."""
     settings = params.prepare.model_dump()
     settings |= {"max_turns": params.generation.max_turns, "hesitation_rate": params.base.hesitation_rate}
+    settings |= {"misread_rate": params.base.misread_rate or 0.0}
     return loader.load_task(domain_of(params), settings, tokenizer)

@@ -26,6 +26,7 @@ from vrpo.config import (
     Seeds,
     Text,
     TrainConfig,
+    Unset,
     distinct,
 )
 from vrpo.errors import UserError
@@ -87,6 +88,9 @@ class BaseConfig(Section):
     learning_rate: Positive = 3e-3  # from scratch: its peak
     slip_rate: Probability = 0.2  # procedural corpus: share of steps that go wrong
     hesitation_rate: Probability = 0.0  # procedural math corpus: share of wrong steps followed by a hesitation mark
+    misread_rate: Annotated[Probability | None, Unset] = (
+        None  # procedural math corpus: share of products taken for sums by the writer who slips
+    )
     seed: Seed = 0  # of weights and corpus
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from vrpo.metrics.statistics import area, headroom_share, paired, summary
 
 Origin = tuple[int, float]  # of a run: its seed and its cold start's accuracy
 Result = tuple[Origin, dict[str, float], dict[float, float]]  # of a cell: origin, measures, held-out accuracy by rollouts
+LAST = 5  # training batches at a run's end
 COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
 
 
@@ -36,6 +37,7 @@ def measures(line: dict[str, Any]) -> dict[str, float]:
     found["area"] = area(([x for x, _ in points], [y for _, y in points]), 0.0, points[-1][0])
     found |= {key: line[key] for key in ("length_inflation", "proxy_gap", "rollouts")} | {"seconds": sum(line["seconds"].values())}
     found |= {key: critic.get(key) for key in ("ev_observed", "ev_clean", "corr_mc_start", "corr_mc_end")}
+    found |= _batches(log)
     if "advantage/noise_variance" in log:
         pairs = zip(log["advantage/noise_variance"][1:], log["advantage/variance"][1:], strict=True)
         known = [(noise, total) for noise, total in pairs if noise is not None and total]
@@ -43,6 +45,22 @@ def measures(line: dict[str, Any]) -> dict[str, float]:
             found["noise_variance"] = sum(noise for noise, _ in known) / len(known)
             found["noise_share"] = found["noise_variance"] / (sum(total for _, total in known) / len(known))
     return {name: value for name, value in found.items() if is_number(value)}
+
+
+def _batches(log: dict[str, list[float | None]]) -> dict[str, float]:
+    """Of a run's training batches: the clean reward of the last five and how far it is below the best five in a row; gain and evidence.
+
+    A final accuracy hides a drop that came one iteration earlier; batches of training do not.
+    """
+    found = {}
+    rewards = [value for value in log.get("reward/clean", [])[1:] if value is not None]  # the first is the value warm-up's
+    if len(rewards) >= LAST:
+        means = [sum(rewards[i : i + LAST]) / LAST for i in range(len(rewards) - LAST + 1)]
+        found = {"last_batches": means[-1], "drop": max(means) - means[-1]}
+    if "critic/gain" in log:
+        gains = [value for value in log["critic/gain"][1:] if value is not None]
+        found |= {"gain": sum(gains) / len(gains), "evidence": log["critic/evidence"][1]}
+    return found
 
 
 def _cold_start(line: dict[str, Any]) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-TRUSTED = 2.0  # standard errors: evidence below this earns a critic nothing
-
 
 class Skill(nn.Module):
     """Moments of pairs (prediction, outcome) over the batches so far, older ones forgotten little by little.
@@ -55,9 +53,9 @@ class Skill(nn.Module):
 
     @property
     def gain(self) -> float:
-        """g = min(1, (2 / evidence)^2), 1 without evidence: what is left to the reward.
+        """g = min(1, 1 / evidence^2), 1 where the evidence is negative: what is left to the reward.
 
-        A measured skill z has E[z^2] = 1 + (true z)^2, so that 1 / z^2 of what is measured is chance; 4 / z^2 asks for two standard errors
-        before anything is trusted (positive-part James-Stein shrinkage, of a critic towards none).
+        A measured skill z has E[z^2] = 1 + (true z)^2: the share 1 / z^2 of what is measured is chance (positive-part James-Stein shrinkage
+        of a critic towards none). Values of skill spread far less than rewards of noise, so that a gain above about .3 is nearly the reward alone.
         """
-        return 1.0 if self.evidence <= TRUSTED else (TRUSTED / self.evidence) ** 2
+        return min(1.0, self.evidence**-2) if self.evidence > 0 else 1.0

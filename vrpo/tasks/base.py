@@ -116,7 +116,7 @@ class Domain:
 
     The module that defines it is imported to check parameters, so it must import nothing heavy: classes whose modules need torch come
     through functions that import them. What is called here gets, by name, those settings that it has parameters for: the keys of
-    `prepare`, `max_turns`, `hesitation_rate` and `tokenizer` (the policy's; None where no model is loaded).
+    `prepare`, `max_turns`, `hesitation_rate`, `misread_rate` and `tokenizer` (the policy's; None where no model is loaded).
 
     Attributes:
         title: its own problems, in reports: "chain arithmetic".

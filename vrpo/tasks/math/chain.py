@@ -46,16 +46,20 @@ def parse_question(question: str) -> tuple[int, list[tuple[str, int]]]:
     return int(question[0]), [(operation, int(operand)) for operation, operand in steps]
 
 
-def work_through(question: str, rng: random.Random | None = None, slip_rate: float = 0.0, hesitation_rate: float = 0.0) -> str:
+def work_through(
+    question: str, rng: random.Random | None = None, slip_rate: float = 0.0, hesitation_rate: float = 0.0, misread_rate: float = 0.0
+) -> str:
     """The answer sheet of a question.
 
     With `slip_rate` a step gets a wrong result, drawn evenly, and the writer goes on from it; with `hesitation_rate` a
-    hesitation mark follows such a step. This is how the base model's corpus gets its mistakes.
+    hesitation mark follows such a step. With `misread_rate` a product is taken for a sum: a mistake that is not chance, and above one half
+    the usual result. This is how the base model's corpus gets its mistakes.
     """
     value, steps = parse_question(question)
     sheet = []
     for operation, operand in steps:
-        value = apply(value, operation, operand)
+        misread = misread_rate > 0 and operation == "*" and rng is not None and rng.random() < misread_rate
+        value = apply(value, "+" if misread else operation, operand)
         slipped = rng is not None and rng.random() < slip_rate
         if slipped:
             value = (value + rng.randint(1, 9)) % 10
@@ -95,20 +99,21 @@ class ChainTask(ProceduralTask):
     Args:
         max_length, min_length: operations of a problem.
         hesitation_rate: share of slips in the corpus that a hesitation mark follows.
+        misread_rate: share of products in the corpus that are taken for sums.
     """
 
     name = "chain"
 
-    def __init__(self, max_length: int = 8, min_length: int = 1, hesitation_rate: float = 0.0) -> None:
-        self.max_length, self.min_length, self.hesitation_rate = max_length, min_length, hesitation_rate
+    def __init__(self, max_length: int = 8, min_length: int = 1, hesitation_rate: float = 0.0, misread_rate: float = 0.0) -> None:
+        self.max_length, self.min_length, self.hesitation_rate, self.misread_rate = max_length, min_length, hesitation_rate, misread_rate
 
     def generate(self, count: int, seed: int, exclude: set[str]) -> list[dict[str, Any]]:
         """See `generate_problems`."""
         return generate_problems(count, seed, self.min_length, self.max_length, exclude)
 
     def write(self, row: dict[str, Any], rng: random.Random, slip_rate: float) -> str:
-        """See `work_through`."""
-        return work_through(row["question"], rng, slip_rate, self.hesitation_rate)
+        """See `work_through`; a writer without slips misreads nothing either."""
+        return work_through(row["question"], rng, slip_rate, self.hesitation_rate, self.misread_rate if slip_rate else 0.0)
 
     def new_tokenizer(self) -> Any:
         """See `new_tokenizer`."""
