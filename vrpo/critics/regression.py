@@ -35,7 +35,7 @@ class Regression(nn.Module):
 
     def features(self, inputs: Tensor) -> Tensor:
         """Standardised inputs and a one, float64 [..., F + 1], from inputs [..., F]."""
-        standardised = (inputs.double() - self.location) / self.scale
+        standardised = (inputs.double() - self.location) * self.scale
         return torch.cat([standardised, torch.ones_like(standardised[..., :1])], dim=-1)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Regression(nn.Module):
             exact, weight = inputs.double(), (counts / counts.sum()).double()[:, None]
             self.location.copy_((weight * exact).sum(0))
             spread = (weight * (exact - self.location).square()).sum(0).sqrt()
-            self.scale.copy_(torch.where(spread > SPREAD * self.location.abs().clamp(min=1.0), spread, torch.inf))
+            self.scale.copy_(torch.where(spread > SPREAD * self.location.abs().clamp(min=1.0), 1 / spread, 0.0))
         rows = self.features(inputs)
         weighted = rows * counts.double()[:, None]
         self.precision.mul_(self.forgetting).add_(weighted.T @ rows)

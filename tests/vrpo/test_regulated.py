@@ -1,0 +1,189 @@
+"""The critic that takes the reward's place as far as it has earned it: closed form, gain, scale, and PPO where it has earned nothing."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import count_digits, timeless, trainer
+
+from vrpo.algorithms.regulated import estimated_rewards
+from vrpo.critics.regression import Regression
+from vrpo.critics.skill import Skill
+from vrpo.critics.value_model import ValueModel
+from vrpo.errors import UserError
+from vrpo.models.states import backbone_of
+
+BAYESIAN = {"critic": {"kind": "bayesian", "settings": {"inputs": "both"}}}
+
+
+def rows(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs of very different sizes, a constant among them, and targets with noise."""
+    rng = np.random.default_rng(seed)
+    inputs = torch.tensor(rng.normal(size=(count, 4)) * [1.0, 100.0, 0.01, 0.0] + [0.0, 5.0, 3.0, 2.0])
+    return inputs, torch.tensor(0.5 + 0.1 * inputs[:, 0].numpy() - 0.001 * inputs[:, 1].numpy() + 0.3 * rng.normal(size=count))
+
+
+def test_a_regression_is_the_least_squares_solution_where_its_prior_says_nothing() -> None:
+    inputs, targets = rows(200)
+    counts = torch.linspace(0.1, 2.0, 200)
+    regression = Regression([1e6] * 4, forgetting=1.0)
+    assert torch.equal(regression(inputs), torch.full((200,), 0.5))
+    regression.absorb(inputs[:50], targets[:50], counts[:50])
+    regression.absorb(inputs[50:], targets[50:], counts[50:])
+    design = np.column_stack([inputs[:, :3].numpy(), np.ones(200)])
+    root = np.sqrt(counts.numpy())[:, None]
+    solution = np.linalg.lstsq(design * root, targets.numpy() * root[:, 0], rcond=None)[0]
+    assert regression(inputs).numpy() == pytest.approx(design @ solution, abs=1e-5)
+
+
+def test_a_prior_shrinks_by_the_same_share_in_any_unit_and_what_is_old_is_forgotten() -> None:
+    inputs, targets = rows(40)
+    plain, scaled = Regression([0.2] * 4, 0.9), Regression([0.2] * 4, 0.9)
+    for part in (slice(0, 20), slice(20, 40)):
+        plain.absorb(inputs[part], targets[part], torch.ones(20))
+        scaled.absorb(inputs[part], 100 * targets[part] + 5, torch.ones(20))
+    assert scaled(inputs).numpy() == pytest.approx(100 * plain(inputs).numpy() + 5, rel=1e-6)
+    assert plain.precision[-1, -1] == pytest.approx(0.9 * 20 + 20)
+    free = Regression([1e6] * 4, 0.9)
+    free.absorb(inputs, targets, torch.ones(40))
+    assert plain(inputs).std() < 0.9 * free(inputs).std()
+
+
+def test_held_out_predictions_are_those_of_a_fit_without_the_row() -> None:
+    inputs, targets = rows(30)
+    regression = Regression([0.3] * 4, 1.0)
+    regression.absorb(inputs, targets, torch.ones(30))
+    held_out = regression.held_out(inputs, targets)
+    for row in (0, 17):
+        others = torch.arange(30) != row
+        left = Regression([0.3] * 4, 1.0)
+        left.location, left.scale = regression.location, regression.scale  # inputs are standardised by the first batch's moments
+        left.precision[-1, -1] = 1e-12
+        left.absorb(inputs[others], targets[others], torch.ones(29))
+        assert float(held_out[row]) == pytest.approx(float(left(inputs[row])), abs=1e-5)
+
+
+@pytest.mark.parametrize("flips", [0.1, 0.3, 0.4])
+def test_the_gain_and_the_noise_are_right_on_synthetic_rewards(flips: float) -> None:
+    """Rewards of 0 and 1 whose chances a critic knows up to errors of its own: skill and noise have known expectations."""
+    rng = np.random.default_rng(3)
+    chances = rng.uniform(size=20_000)
+    clean = rng.uniform(size=20_000) < chances
+    observed = np.where(rng.uniform(size=20_000) < flips, ~clean, clean).astype(float)
+    critic = (1 - 2 * flips) * (chances + rng.normal(scale=0.3, size=20_000))
+    skill = Skill(1.0)
+    for part in np.split(np.arange(20_000), 10):
+        skill.update(torch.tensor(critic[part]), torch.tensor(observed[part]))
+    variance = 1 / 12
+    correlation = (1 - 2 * flips) * variance / np.sqrt((variance + 0.09) * 0.25)
+    assert skill.correlation == pytest.approx(correlation, abs=0.02)
+    assert skill.gain == pytest.approx(1 / (20_000 * correlation**2), rel=0.35)
+    assert skill.noise == pytest.approx(np.sqrt(0.25 * (1 - correlation**2)), rel=0.01)
+
+
+def test_a_critic_without_skill_earns_nothing_on_average() -> None:
+    rng = np.random.default_rng(4)
+    gains = []
+    for _ in range(300):
+        skill = Skill(1.0)
+        skill.update(torch.tensor(rng.normal(size=500)), torch.tensor((rng.uniform(size=500) < 0.5).astype(float)))
+        gains.append(skill.gain)
+    assert np.mean(np.array(gains) == 1.0) == pytest.approx(0.84, abs=0.06)  # P(z < 1)
+    assert np.mean(np.array(gains) > 0.15) > 0.98
+    wrong, outcomes = Skill(1.0), torch.tensor([0.0, 1.0] * 100)
+    wrong.update(-outcomes, outcomes)
+    assert wrong.gain == 1.0 and Skill(1.0).gain == 1.0
+    constant = Skill(1.0)
+    constant.update(torch.full((200,), 0.3), outcomes)
+    assert constant.gain == 1.0 and constant.correlation == 0.0
+
+
+def test_a_critic_that_is_pleased_without_rewards_loses_its_skill() -> None:
+    """Within each batch it orders responses; from batch to batch its values rise and rewards do not."""
+    rng = np.random.default_rng(5)
+    honest, pleased = Skill(0.97), Skill(0.97)
+    for batch in range(10):
+        quality = rng.normal(size=200)
+        outcomes = torch.tensor(quality + 3 * rng.normal(size=200))
+        honest.update(torch.tensor(quality), outcomes)
+        pleased.update(torch.tensor(quality + batch), outcomes)
+    assert honest.gain < 0.01 < 5 * honest.gain < pleased.gain
+
+
+def test_estimated_rewards_stand_on_the_last_token_alone() -> None:
+    rewards, values = torch.tensor([[-0.1, 1.0, 0.0], [0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.4, 0.0], [0.0, 0.0, 0.8]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    found = estimated_rewards(rewards, values, mask, 0.25)
+    assert found.numpy() == pytest.approx(np.array([[-0.1, 0.55, 0.0], [0.0, 0.0, 1.1]]))
+
+
+def test_with_a_gain_of_one_it_is_ppo_with_the_same_critic_step_for_step(tokenizer, problems, monkeypatch) -> None:
+    monkeypatch.setattr(Skill, "gain", 1.0)
+    ppo = trainer(tokenizer, problems, "ppo", changes={"critic": {"kind": "bayesian"}})
+    regulated = trainer(tokenizer, problems, "regulated")
+    own = {"critic/gain", "critic/skill", "critic/evidence", "critic/noise"}
+    assert timeless(ppo.run()) == [{k: v for k, v in row.items() if k not in own} for row in timeless(regulated.run())]
+
+
+def test_a_gain_below_one_changes_the_policy_and_takes_noise_out(tokenizer, problems, monkeypatch) -> None:
+    def noisy(prompts, responses, **columns):
+        return [score if (columns["step"] + i) % 3 else 1 - score for i, score in enumerate(count_digits(prompts, responses))]
+
+    shares = []
+    for gain in (1.0, 0.2):
+        monkeypatch.setattr(Skill, "gain", gain)
+        log = trainer(tokenizer, problems, "regulated", reward=noisy, clean_reward=count_digits).run()
+        shares.append(log[1]["advantage/noise_variance"])
+    assert shares[1] == pytest.approx(0.04 * shares[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(100.0, 0.0), (1.0, 5.0), (0.01, -0.05)])
+def test_rewards_in_another_unit_train_the_same_policy(tokenizer, problems, scale: float, shift: float) -> None:
+    def other(prompts, responses, **columns):
+        return [scale * score + shift for score in count_digits(prompts, responses)]
+
+    runs = [trainer(tokenizer, problems, "regulated", reward=reward) for reward in (count_digits, other)]
+    logs = [run.run() for run in runs]
+    assert logs[0][-1]["critic/gain"] < 1.0  # or nothing of it was tried
+    assert logs[1][-1]["critic/gain"] == pytest.approx(logs[0][-1]["critic/gain"], rel=1e-3)
+    for (name, a), b in zip(runs[0].policy.named_parameters(), runs[1].policy.parameters(), strict=True):
+        assert (a - b).abs().max() < 1e-5, name
+
+
+def test_the_critic_reads_the_frozen_cold_start_and_no_gradient_trains_it(tokenizer, problems) -> None:
+    run = trainer(tokenizer, problems, "regulated", changes=BAYESIAN)
+    assert run.critic.reader is run.reference and run.critic.backbone is backbone_of(run.reference)
+    assert set(run.updater.optimizers) == {"policy"} and not run.critic.backbone_learns
+    log = run.run()
+    assert "critic/grad_norm" not in log[-1] and log[0]["critic/gain"] == 1.0 and log[-1]["rollouts"] == 96
+
+
+def test_a_rollout_never_scores_itself(tokenizer, problems) -> None:
+    """Values of a fresh batch are the same whatever it earned."""
+    values = []
+    for offset in (0, 1):
+        run = trainer(tokenizer, problems, "regulated")
+        run.warm_up()
+        run.reward = lambda prompts, responses, offset=offset, **_: [float((i + offset) % 2) for i in range(len(responses))]
+        experience, _ = run.collect(problems[:8], [0] * 8, iteration=1)
+        values.append((experience.values, experience.final_values))
+    assert torch.equal(values[0][0], values[1][0]) and torch.equal(values[0][1], values[1][1])
+
+
+@pytest.mark.parametrize("inputs", ["surprisal", "states", "both"])
+def test_a_critic_in_closed_form_is_saved_and_read_back(tokenizer, problems, tmp_path, inputs: str) -> None:
+    run = trainer(tokenizer, problems, "regulated", changes={"critic": {"settings": {"inputs": inputs}}})
+    run.run()
+    run.save_pretrained(tmp_path)
+    experience, _ = run.collect(problems[:8], [0] * 8, iteration=9)
+    loaded = ValueModel.from_pretrained(tmp_path / "value_model")
+    assert (loaded.read(experience) - experience.values * experience.response_mask).abs().max() < 1e-5
+    assert experience.values[experience.response_mask].std() > 0
+
+
+def test_what_cannot_be_regulated_is_refused(tokenizer, problems) -> None:
+    with pytest.raises(UserError, match=r"train.critic.kind = 'plain'.*use bayesian"):
+        trainer(tokenizer, problems, "regulated", changes={"critic": {"kind": "plain"}})
+    with pytest.raises(UserError, match=r"train.critic.backbone = 'shared'.*separate"):
+        trainer(tokenizer, problems, "regulated", changes={"critic": {"backbone": "shared"}})
+    with pytest.raises(UserError, match=r"train.critic.settings.inputs.*'surprisal', 'states' or 'both'"):
+        trainer(tokenizer, problems, "regulated", changes={"critic": {"settings": {"inputs": "all"}}})
