@@ -10,6 +10,7 @@ from pipeline.study.file import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Look = tuple[Any, str, str]  # colour, marker, line style
 LINES = ("-", "--", ":", "-.")  # variants of one method
@@ -48,6 +49,8 @@ def draw(study: str, tables: dict[str, Any], folder: Path) -> None:
                 elif learned:
                     grid[1][column].set_ylabel("held-out accuracy (%)")
             figure.savefig(folder / f"{study}_{name}.png", dpi=110, metadata={"Software": None})
+            if any("gain" in run for row in rows for run in row["training"]):
+                _training(rows, panels, looks).savefig(folder / f"{study}_{name}_training.png", dpi=110, metadata={"Software": None})
 
 
 def _looks(values: list[str]) -> dict[str, Look]:
@@ -79,11 +82,43 @@ def _dots(axes: Axes, rows: dict[str, Any], looks: dict[str, Look], metric: str)
     axes.set_xlabel(label)
 
 
+def _training(rows: list[dict[str, Any]], panels: list[tuple[str, ...]], looks: dict[str, Look]) -> Figure:
+    """Over the iterations, each run faintly and their mean: the gain, and the share of noise in the advantages' variance."""
+    from matplotlib.figure import Figure
+
+    shown = {"gain": "gain", "noise": "noise in the\nadvantages' variance (%)"}
+    figure = Figure(figsize=(max(2.4 * len(panels), 4.0) + 1.5, 4.6), layout="constrained")
+    grid = figure.subplots(len(shown), len(panels), squeeze=False, sharex=True)
+    for column, panel in enumerate(panels):
+        for axes, (name, label) in zip(grid[:, column], shown.items(), strict=True):
+            for row in rows:
+                runs = [run[name] for run in row["training"] if name in run] if tuple(row["axes"][:-1]) == panel else []
+                if not runs:
+                    continue
+                colour, _, line = looks[row["axes"][-1]]
+                scale = 1 if name == "gain" else 100
+                for run in runs:
+                    axes.plot(range(1, len(run) + 1), [scale * value for value in run], line, color=colour, alpha=0.15, linewidth=0.7)
+                means = [scale * sum(values) / len(runs) for values in zip(*runs, strict=True)]
+                axes.plot(range(1, len(means) + 1), means, line, color=colour, linewidth=1.6, label=row["axes"][-1])
+            if name == "gain":
+                axes.set_yscale("log")
+                axes.set_title(", ".join(panel) or " ")
+            if not column:
+                axes.set_ylabel(label)
+        grid[-1, column].set_xlabel("iteration")
+    grid[-1, 0].legend(fontsize=7)
+    return figure
+
+
 def _curves(axes: Axes, rows: dict[str, Any], looks: dict[str, Look]) -> None:
-    """Held-out accuracy over rollouts, mean over seeds."""
+    """Held-out accuracy over rollouts: each seed faintly, their mean."""
     for value, row in rows.items():
         if row["curve"]:
             colour, marker, line = looks[value]
+            for curve in row["curves"]:
+                points = sorted(curve.items())
+                axes.plot([1e-3 * x for x, _ in points], [100 * y for _, y in points], line, color=colour, alpha=0.15, linewidth=0.7)
             x, y = ([scale * number for number in row["curve"][name]] for name, scale in (("rollouts", 1e-3), ("accuracy", 100)))
             axes.plot(x, y, line, color=colour, marker=marker, markersize=3, linewidth=1.4)
     axes.set_xlabel("rollouts (thousands)")

@@ -15,7 +15,9 @@ from pipeline.study.results import REPORTS, finished
 from vrpo.metrics.statistics import area, headroom_share, paired, summary
 
 Origin = tuple[int, float]  # of a run: its seed and its cold start's accuracy
-Result = tuple[Origin, dict[str, float], dict[float, float]]  # of a cell: origin, measures, held-out accuracy by rollouts
+Result = tuple[
+    Origin, dict[str, float], dict[float, float], dict[str, list[float]]
+]  # of a cell: origin, measures, held-out accuracy by rollouts, training
 LAST = 5  # training batches at a run's end
 COLLAPSE = 0.15  # a run that ends this far below its own best held-out accuracy has collapsed
 
@@ -76,7 +78,15 @@ def _origin(cell: Cell, line: dict[str, Any]) -> Origin:
 def _result(cell: Cell, line: dict[str, Any]) -> Result:
     log = line.get("log") or {"rollouts": [], "validation/accuracy": []}
     curve = {x: y for x, y in zip(log["rollouts"], log["validation/accuracy"], strict=True) if y is not None}
-    return _origin(cell, line), measures(line), curve
+    return _origin(cell, line), measures(line), curve, _training(log)
+
+
+def _training(log: dict[str, list[float | None]]) -> dict[str, list[float]]:
+    """By iteration from the first update on: the gain, and how much of the advantages' variance is noise; what the log has of them."""
+    found = {"gain": log.get("critic/gain", [None])[1:]}
+    noise, whole = (log.get(f"advantage/{part}variance", [None])[1:] for part in ("noise_", ""))
+    found["noise"] = [None if n is None or not total else n / total for n, total in zip(noise, whole, strict=True)]
+    return {name: values for name, values in found.items() if values and None not in values}
 
 
 def write(path: Path) -> None:
@@ -90,8 +100,11 @@ def write(path: Path) -> None:
         own = [cell for cell in own if cell.seed not in cold]
         found = {cell.key: _result(cell, known[cell.key]) for cell in own if cell.key in known}
         tables[name] = _table(table, own, found) | {"left_out": cold}
-    write_json(REPORTS / f"{path.stem}.json", {"study": path.stem, "tables": tables})
     draw(path.stem, tables, REPORTS)
+    for table in tables.values():
+        for row in table["rows"]:  # each run's course is in the study's lines
+            del row["curves"], row["training"]
+    write_json(REPORTS / f"{path.stem}.json", {"study": path.stem, "tables": tables})
     write_atomically(REPORTS / f"{path.stem}.md", "\n".join(_page(path, study, tables)) + "\n")
 
 
@@ -100,11 +113,13 @@ def _table(table: Table, cells: list[Cell], found: dict[str, Result]) -> dict[st
     names = table.shown
     groups: dict[tuple[str, ...], dict[Origin, dict[str, float]]] = {tuple(cell.axes.values()): {} for cell in cells}
     curves: dict[tuple[str, ...], list[dict[float, float]]] = {place: [] for place in groups}
+    training: dict[tuple[str, ...], list[dict[str, list[float]]]] = {place: [] for place in groups}
     for cell in cells:
         if cell.key in found:
-            origin, measured, curve = found[cell.key]
+            origin, measured, curve, course = found[cell.key]
             groups[tuple(cell.axes.values())][origin] = measured
             curves[tuple(cell.axes.values())].append(curve)
+            training[tuple(cell.axes.values())].append(course)
     rows = []
     for place, runs in groups.items():
         values = {name: [own[name] for own in runs.values() if name in own] for name in names}
@@ -114,6 +129,8 @@ def _table(table: Table, cells: list[Cell], found: dict[str, Result]) -> dict[st
                 "metrics": {name: summary(known) for name, known in values.items() if known},
                 "seeds": values[names[0]],
                 "curve": _mean_curve(curves[place]),
+                "curves": curves[place],
+                "training": training[place],
             }
         )
     return {
@@ -205,3 +222,5 @@ def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
                     text = _number(c, digits, scale)
                     yield f"- {where}{': ' * bool(where)}{c['a']} - {c['b']} = {text}; higher in {c['wins']} of {c['n']} seeds (sign test p = {c['sign_p']:.2g})"
         yield f"\n![{name}]({path.stem}_{name}.png)"
+        if (REPORTS / f"{path.stem}_{name}_training.png").exists():
+            yield f"\n![{name}, training]({path.stem}_{name}_training.png)"
