@@ -40,7 +40,7 @@ def test_a_critic_of_one_file_trains_under_ppo_and_is_saved_with_its_head(traine
 
 
 def test_both_are_among_the_known_names_and_settings_are_checked(trained: dict) -> None:
-    assert trained["no_method"].startswith("method = 'medain': no such method; use one of dr_grpo, grpo, ")
+    assert trained["no_method"].startswith("method = 'medain': no such method; use one of asyppo, dr_grpo, grpo, ")
     assert {"median", "ppo", "vrpo"} <= set(trained["no_method"].partition("use one of ")[2].split(", "))
     assert all(f"'{kind}'" in trained["no_kind"] for kind in ("plain", "quantile", "variational"))
     assert "train.critic.settings.quantile: " in trained["no_setting"]

@@ -13,7 +13,7 @@ from pipeline.stages import stage
 PROJECT = Path(__file__).resolve().parents[2]
 CELL = "--method vrpo --seed 0"
 MISTAKES = {
-    "pipeline.stages.train --method vpro --seed 0": "'vpro'; use one of dr_grpo, grpo",
+    "pipeline.stages.train --method vpro --seed 0": "'vpro'; use one of asyppo, dr_grpo, grpo",
     "pipeline.stages.train --method vrpo --seed x": "--seed: 'x' is no whole number from 0 on",
     "pipeline.stages.train --method vrpo --seed -1": "--seed: '-1'",
     "pipeline.stages.evaluate --method vrpo --seed 0.5": "--seed: '0.5'",
