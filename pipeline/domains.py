@@ -9,7 +9,7 @@ from pipeline import own_code
 from pipeline.params import Params
 from vrpo.errors import UserError
 from vrpo.tasks import loader
-from vrpo.tasks.base import Domain, Task
+from vrpo.tasks.base import PROCEDURAL, Domain, Task
 
 
 def domain_of(params: Params) -> Domain:
@@ -29,6 +29,12 @@ def domain_of(params: Params) -> Domain:
     except ValueError as error:
         raise UserError(str(error)) from None
     return domain
+
+
+def load_oracle(params: Params, tokenizer: Any) -> Any:
+    """Success chances of the states of the task's responses (see `vrpo.algorithms.oracle`); None where nobody knows them."""
+    oracle = domain_of(params).oracle
+    return oracle(tokenizer) if oracle and params.prepare.dataset == PROCEDURAL else None
 
 
 def load_task(params: Params, tokenizer: Any = None) -> Task:

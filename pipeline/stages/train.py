@@ -16,7 +16,6 @@ from pipeline.params import Params
 from pipeline.stages import stage
 from pipeline.workspace import HERE, Workspace
 from vrpo.config import MEMORY_SETTINGS
-from vrpo.tasks.base import PROCEDURAL
 
 Row = dict[str, Any]
 
@@ -63,7 +62,7 @@ def new_trainer(params: Params, method: str, seed: int, workspace: Workspace, **
     """The trainer of one cell, on what the earlier stages left; `options` are further arguments of `vrpo.training.trainer.Trainer`."""
     import torch
 
-    from pipeline.domains import domain_of, load_task
+    from pipeline.domains import load_oracle, load_task
     from pipeline.stages.observed import clean_reward, corrected_reward, observed_reward
     from vrpo.models.loading import load_policy
     from vrpo.training.trainer import Trainer
@@ -88,9 +87,8 @@ def new_trainer(params: Params, method: str, seed: int, workspace: Workspace, **
         validation=_problems(task, "validation", workspace, with_labels=False),
         **options,
     )
-    oracle = domain_of(params).oracle
-    if method == "oracle" and oracle and params.prepare.dataset == PROCEDURAL:
-        trainer.algorithm.success = oracle(tokenizer)
+    if method == "oracle":
+        trainer.algorithm.success = load_oracle(params, tokenizer)
     return trainer
 
 

@@ -56,7 +56,9 @@ METRICS: dict[str, tuple[str, int, float]] = {
     "corr_mc_end": ("corr. with Monte-Carlo, end", 2, 1),
     "mse_mc": ("squared error against Monte-Carlo", 3, 1),
     "slope_mc": ("slope against Monte-Carlo", 3, 1),
+    "gradient_cosine": ("cosine of the policy's gradient with the clean exact one", 2, 1),
     "active_units": ("active latent units", 1, 1),
+    "critic_seconds": ("seconds of the critic", 1, 1),
     "seconds": ("seconds", 0, 1),
     "rollouts": ("rollouts", 0, 1),
 }
@@ -115,7 +117,7 @@ class Cell:
         axes: the value's name on each axis, method and noise among them.
         method, seed: as in params.yaml.
         params: everything else.
-        kind: "run", trained and evaluated; "critic", only the value warm-up and its Monte-Carlo check.
+        kind: "run", trained and evaluated; "critic", only the value warm-up, its Monte-Carlo check and the first gradient's.
         cold_start: accuracy that the cold start must have; a seed whose base model learned less says nothing about RL and is left out.
     """
 

@@ -27,7 +27,9 @@ def measures(line: dict[str, Any]) -> dict[str, float]:
     if line["kind"] == "critic":
         names = {"corr_mc_start": "corr_mc", "mse_mc": "mse_mc", "slope_mc": "slope_mc"}
         found = {name: line.get(f"critic/{key}") for name, key in names.items()}
-        found |= {"seconds": line["seconds"].get("update"), "rollouts": line["rollouts"]}
+        found |= {"gradient_cosine": line.get("gradient_cosine"), "seconds": line["seconds"].get("update"), "rollouts": line["rollouts"]}
+        if "update" in line["seconds"]:
+            found["critic_seconds"] = line["seconds"]["values"] + line["seconds"]["update"]
         return {name: value for name, value in found.items() if is_number(value)}
     log, critic = line["log"], line["critic"] or {}
     held_out = [value for value in log["validation/accuracy"] if value is not None]

@@ -13,9 +13,10 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import graph
+from pipeline import domains, graph
 from pipeline.environment import prefect_environment
 from pipeline.files import read_jsonl, write_json
+from pipeline.stages import critic
 from pipeline.study import cells as study
 from pipeline.study import file as study_file
 from pipeline.study import report as study_report
@@ -203,6 +204,31 @@ def test_a_study_runs_resumes_and_reports(studied, monkeypatch) -> None:
         assert (row["curve"]["rollouts"][-1], row["curve"]["accuracy"][-1]) == (own[0]["rollouts"], pytest.approx(last, abs=1e-4))
     assert "oracle - reinforce" in (home / "data/reports/study/small.md").read_text()
     assert (home / "data/reports/study/small_methods.png").stat().st_size > 5000
+
+
+def test_the_critic_bench_holds_gradients_against_the_exact_one(studied, monkeypatch) -> None:
+    home, first = studied
+    monkeypatch.chdir(home)
+    assert all(-1 <= line["gradient_cosine"] <= 1 for line in first)
+    found = study_report.measures(first[0])
+    assert (
+        found["gradient_cosine"] == first[0]["gradient_cosine"]
+        and found["rollouts"] == first[0]["params"]["train"]["critic"]["warmup_rollouts"]
+    )
+    assert found["critic_seconds"] == first[0]["seconds"]["values"] + found["seconds"]
+
+    _, cells = study_file.load_study(Path("small.yaml"))
+    params = cells[0].params
+    place, record = study.workspace(home / "bench", study.read_by_cells(), params), study.CellRecord(home / "bench/record.jsonl", {})
+    line = {"kind": "critic", **critic.run(params, "reinforce", 0, record, place)}  # no critic: of the gradient alone
+    assert study_report.measures(line) == {"gradient_cosine": line["gradient_cosine"], "rollouts": 0}
+
+    monkeypatch.setattr(domains, "load_oracle", lambda params, tokenizer: None)
+    assert "gradient_cosine" not in critic.run(params, "ppo", 0, record, place)
+    with pytest.raises(
+        UserError, match="--method reinforce: has no value model to try, and nobody knows this task's values; use ppo or vrpo"
+    ):
+        critic.run(params, "reinforce", 0, record, place)
 
 
 def test_seeds_with_a_poor_cold_start_are_left_out_and_named(home) -> None:

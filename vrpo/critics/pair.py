@@ -66,9 +66,9 @@ class PairCritic(Critic):
     def head(self) -> dict[str, Any]:
         return super().head() | {"head": EnsembleHead, "members": 2}
 
-    def read(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
+    def read_states(self, batch: Experience, hidden: Tensor) -> dict[str, Tensor]:
         """Also `members` [B, T, 2], the values of the two."""
-        readings = super().read(batch, hidden)
+        readings = super().read_states(batch, hidden)
         return readings | {"members": self.model.head(hidden, inputs=readings.get("critic_inputs")).outputs}
 
     def annotate(self, experience: Experience, readings: dict[str, Tensor]) -> Experience:

@@ -18,11 +18,16 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     return float(1 - masked_var(returns - values, mask) / variance) if variance > 0 else math.nan
 
 
-def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation of two [N] tensors, NaN where one of them is constant."""
-    a, b = (masked_centred(x.double(), torch.ones_like(x, dtype=torch.bool)) for x in (a, b))
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Cosine of the angle between two [N] tensors, NaN where one of them is zero."""
+    a, b = a.double(), b.double()
     norm = a.norm() * b.norm()
     return float(a @ b / norm) if norm > 0 else math.nan
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's correlation of two [N] tensors, NaN where one of them is constant."""
+    return cosine(*(masked_centred(x.double(), torch.ones_like(x, dtype=torch.bool)) for x in (a, b)))
 
 
 def critic_metrics(experience: Experience, rewards: dict[str, Tensor], gamma: float) -> dict[str, float]:

@@ -174,6 +174,7 @@ class Trainer:
             if self.under_way is None:
                 rows = stream(self.problems, 0, count, self.seed, "warmup")
                 self.under_way = WarmUp(*self.collect(rows, repeats(rows), iteration=0))
+                self.rollouts += count
                 self.save()
             size = max(1, self.prompts_per_iteration * self.algorithm.group_size // self.config.minibatches)
             passes = {"steps": math.ceil(count / size), "policy_epochs": 0, "critic_epochs": self.config.critic.warmup_epochs}
@@ -190,6 +191,7 @@ class Trainer:
         prompts = stream(self.problems, (iteration - 1) * count, count, self.seed, "train")
         rows = [row for row in prompts for _ in range(self.algorithm.group_size)]
         experience, metrics = self.collect(rows, repeats(rows), iteration)
+        self.rollouts += len(rows)
         warm = min(1.0, iteration / max(self.config.lr_warmup, 1))
         self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
         passes = {"policy_epochs": self.config.epochs, "critic_epochs": self.config.critic.epochs if self.critic else 0}
@@ -219,10 +221,12 @@ class Trainer:
             self.on_log(self.log[-1])
 
     def collect(self, rows: Sequence[Row], samples: Sequence[int], iteration: int) -> tuple[Experience, dict[str, float]]:
-        """Sample one response per row, score it, and estimate advantages. Returns what is to be learned from, and metrics of all responses."""
+        """Sample one response per row, score it, and estimate advantages; learns and counts nothing.
+
+        Returns what is to be learned from, and metrics of all responses.
+        """
         with self.timer("rollout") as elapsed:
             rollout = self.collector.sample(rows, derive_seed(self.seed, iteration, "rollout"))
-        self.rollouts += len(rows)
         with self.timer("reward"):
             texts = decode(self.tokenizer, rollout)
             given = self.collector.score(self.reward, rows, texts, iteration, samples)

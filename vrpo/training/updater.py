@@ -159,6 +159,29 @@ class Updater:
     def step(self, batch: Experience, iteration: int, train_policy: bool, train_critic: bool) -> dict[str, float]:
         """One step of the policy's and the critic's optimiser on `batch`, whatever the micro-batches and processes it is split into."""
         batch = batch.blank_padding()
+        metrics = self._backward(batch, train_policy, train_critic)
+        for name in ["policy"] * train_policy + ["critic"] * train_critic:
+            metrics |= self._apply(name, iteration, batch, metrics)
+        self.scaler.update()
+        return metrics
+
+    def policy_gradient(self, batch: Experience) -> Tensor:
+        """The gradient of the policy's loss on `batch` as a step would take it, before any clipping; nothing is changed.
+
+        Returns:
+            float32 [N], over all parameters of the policy that learn, in their order.
+        """
+        self._backward(batch.blank_padding(), train_policy=True, train_critic=False)
+        optimizer = self.optimizers["policy"]
+        parameters = optimizer.param_groups[0]["params"]
+        self.processes.sum_gradients(parameters)
+        parts = [(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten() for parameter in parameters]
+        optimizer.zero_grad()
+        return torch.cat(parts) / self.scaler.get_scale()
+
+    def _backward(self, batch: Experience, train_policy: bool, train_critic: bool) -> dict[str, float]:
+        """Leave the loss's gradient, times the scaler's scale, on the parameters: of this process's share of the rows, micro-batch by
+        micro-batch. Returns losses and metrics of the whole batch."""
         counts = {name: value.sum() for name, value in vars(batch).items() if value is not None and value.dtype == torch.bool}
         counts |= {"responses": batch.response_mask.any(1).sum(), "max_new_tokens": torch.tensor(self.max_new_tokens)}
         for optimizer in self.optimizers.values():
@@ -175,11 +198,7 @@ class Updater:
             for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
                 sums[name] = sums.get(name, 0.0) + share
         parts = self.processes.gather(sums)
-        metrics = {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
-        for name in ["policy"] * train_policy + ["critic"] * train_critic:
-            metrics |= self._apply(name, iteration, batch, metrics)
-        self.scaler.update()
-        return metrics
+        return {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
 
     def _apply(self, name: str, iteration: int, batch: Experience, metrics: dict[str, float]) -> dict[str, float]:
         """Clip the gradient of one optimiser's parameters and let it step; returns the norm before clipping, or that it was skipped."""
