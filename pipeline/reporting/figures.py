@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = {"vrpo": ("#0072B2", "o"), "ppo": ("#D55E00", "s"), "grpo": ("#009E73", "^")}
-SPARE = (("#4D4D4D", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X"))
+STYLES = {"regulated": ("#CC79A7", "v"), "vrpo": ("#0072B2", "o"), "ppo": ("#D55E00", "s"), "grpo": ("#009E73", "^")}
+SPARE = (("#4D4D4D", "D"), ("#E69F00", "P"), ("#56B4E9", "X"))
 ROLLOUTS = "total rollouts (thousands, value warm-up included)"
 RC = {
     **{"font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9.5},
@@ -195,6 +195,7 @@ def _critic(figure: Figure, runs: list[Run], summary: dict[str, Any]) -> bool:
             "share of response tokens",
             [("critic/activated_entropy", "-", "entropy"), ("critic/activated_surprisal", ":", "perplexity")],
         ),
+        ("Gain", "share left to the reward", [("critic/gain", "-", "")]),
         ("Active latent units", "number of units", [("critic/active_units", "-", "")]),
     ]
     groups = _by_method(runs)

@@ -66,7 +66,7 @@ def run(params: Params, method: str, seed: int, record: Any, workspace: Workspac
         "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
     }
     files.write_json(workspace.evaluations / f"{method}-{seed}.json", evaluation)
-    tokens = _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained["flip_rates"], workspace)
+    tokens = _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained, workspace)
     files.write_json(workspace.tokens / f"{method}-{seed}.json", tokens)
     record.dataset(workspace.prepared / "test.jsonl", "test")
     headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
@@ -134,7 +134,7 @@ def _penalty(params: Params, rollout: Any, workspace: Workspace) -> Any:
 
 
 def _tokens(
-    params: Params, policy: Any, critic: Any, tokenizer: Any, drawn: Any, observed: list, clean: list, rates: Rates, workspace: Workspace
+    params: Params, policy: Any, critic: Any, tokenizer: Any, drawn: Any, observed: list, clean: list, trained: dict, workspace: Workspace
 ) -> list[dict[str, Any]]:
     """A few of the evaluation's responses, token by token."""
     import torch
@@ -146,7 +146,7 @@ def _tokens(
     from vrpo.rewards.corrections import CORRECTIONS, FlipRates
 
     middle = 0.5  # rewards above it are rewarded
-    if rates:
+    if rates := trained["flip_rates"]:
         (middle,) = CORRECTIONS[params.reward.correction]([middle], FlipRates(**rates))
     places = choose(totals(observed), totals(clean), middle)
     if not places:
@@ -161,6 +161,7 @@ def _tokens(
         "lam": train.gae_lambda if alpha is None else length_adaptive_lambda(rollout.response_mask, alpha),
         "middle": middle,
         "penalty": 0.0 if critic is None else _penalty(params, rollout, workspace),
+        "gain": trained.get("gain"),
     }
     return read_tokens(policy, critic, tokenizer, rollout, *scores, **settings)
 

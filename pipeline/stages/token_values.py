@@ -35,6 +35,7 @@ def read_tokens(
     lam: Any,
     middle: float = 0.5,
     penalty: Any = 0.0,
+    gain: float | None = None,
 ) -> list[dict[str, Any]]:
     """One dictionary a response of `rollout`, with one number a token in each list.
 
@@ -46,6 +47,7 @@ def read_tokens(
         gamma, lam: of the advantages (see `compute_gae`).
         middle: see `choose`.
         penalty: taken off either reward, [B, T].
+        gain: of the method `regulated`, share of the last reward that the critic leaves it; None: another method.
 
     Returns:
         prompt, tokens (text), kind, observed, clean; entropy of the distribution each token was drawn from and its surprisal, in nats;
@@ -54,6 +56,8 @@ def read_tokens(
     import torch
 
     from vrpo.algorithms.advantages import compute_gae
+    from vrpo.algorithms.regulated import estimated_rewards
+    from vrpo.critics.bayesian import finished
     from vrpo.models.forward import policy_forward
     from vrpo.rewards.calling import totals
     from vrpo.rewards.experience import token_rewards
@@ -66,6 +70,8 @@ def read_tokens(
         numbers["values"] = critic.read(rollout)
         for name, scores in (("observed", observed), ("clean", clean)):
             rewards = token_rewards(scores, mask) - penalty
+            if gain is not None:
+                rewards = estimated_rewards(rewards, finished(critic, rollout)[2], mask, gain)
             numbers[f"advantages_{name}"] = compute_gae(rewards, numbers["values"], mask, gamma, lam)
     responses, observed, clean = [], totals(observed), totals(clean)
     for row in range(len(rollout)):

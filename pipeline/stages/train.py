@@ -122,6 +122,7 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
         "policy_updates": trainer.policy_updates,
         "accuracy_init": first.get("validation/accuracy"),
         "critic": critic,
+        "gain": last.get("critic/gain"),  # of the method regulated
         "flip_rates": vars(trainer.reward.rates) if isinstance(trainer.reward, CorrectedReward) else None,  # that rewards are corrected for
         "seconds": {phase: round(seconds, 2) for phase, seconds in trainer.timer.seconds.items()},
         "peak_memory_mb": round(stage.peak_memory_mb(), 1),

@@ -73,9 +73,11 @@ class Table(Section):
     title: str = ""
     kind: Literal["run", "critic"] = "run"
     seeds: Seeds
+    cold_start: Probability | None = None  # in place of the study's
     params: dict[str, Any] = Field(default_factory=dict)
     axes: Annotated[dict[str, dict[str, dict[str, Any]]], Field(min_length=1)]
-    metrics: tuple[str, ...] = ()  # the first one is drawn and compared
+    metrics: tuple[str, ...] = ()  # the first one is drawn
+    compared: tuple[str, ...] = ()  # by default the first of the metrics
     pairs: tuple[tuple[str, str], ...] = ()  # of the last axis: differences of the first and the second
     reference: tuple[str, str] | None = None  # of the last axis: floor and ceiling of the headroom
 
@@ -87,7 +89,7 @@ class Table(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> Table:
         axis, values = list(self.axes.items())[-1]
-        asked = [("metrics", name, METRICS) for name in self.metrics]
+        asked = [(key, name, METRICS) for key in ("metrics", "compared") for name in getattr(self, key)]
         asked += [("pairs", name, values) for pair in self.pairs for name in pair]
         asked += [("reference", name, values) for name in self.reference or ()]
         for key, name, known in asked:
@@ -105,6 +107,11 @@ class Study(Section):
     cold_start: Probability = 0.0
     params: dict[str, Any] = Field(default_factory=dict)
     tables: Annotated[dict[str, Table], Field(min_length=1)]
+
+    def cold_start_of(self, table: str) -> float:
+        """The table's own, or the study's."""
+        own = self.tables[table].cold_start
+        return self.cold_start if own is None else own
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ def _expand(study: Study, name: str, path: Path) -> Iterator[Cell]:
             raw = overlay(raw, {section: {"seed": seed}})
         where = ", ".join(f"{axis} {value}" for axis, value in chosen.items())
         params = resolve_params(raw | {"methods": [method], "seeds": [seed]}, f"{path}: tables.{name}: {where}")
-        yield Cell(path.stem, name, chosen, method, seed, params, table.kind, study.cold_start)
+        yield Cell(path.stem, name, chosen, method, seed, params, table.kind, study.cold_start_of(name))
 
 
 def cell_key(kind: str, method: str, seed: int, params: Params, own: str) -> str:

@@ -140,7 +140,7 @@ def _table(table: Table, cells: list[Cell], found: dict[str, Result]) -> dict[st
         "axes": list(table.axes),
         "metrics": names,
         "rows": rows,
-        "comparisons": list(_comparisons(table, groups, names[0])),
+        "comparisons": [found for metric in table.compared or names[:1] for found in _comparisons(table, groups, metric)],
         "cells": len(cells),
         "finished": sum(cell.key in found for cell in cells),
         "seeds": len({cell.seed for cell in cells}),
@@ -184,6 +184,16 @@ def _number(result: dict[str, Any], digits: int, scale: float) -> str:
     return text
 
 
+def _comparison(c: dict[str, Any]) -> str:
+    """One line of a list."""
+    where, (_, digits, scale) = ", ".join(c["where"]), METRICS[c["metric"]]
+    where += ": " * bool(where)
+    if c["kind"] == "headroom":
+        return f"- {where}{c['a']} takes {_number(c, 0, 100)} % of the way from {c['b']} (n = {c['n']})"
+    wins = f"higher in {c['wins']} of {c['n']} seeds (sign test p = {c['sign_p']:.2g}), lowest {scale * c['worst']:+.{digits}f}"
+    return f"- {where}{c['a']} - {c['b']} = {_number(c, digits, scale)}; {wins}"
+
+
 def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
     yield f"# Study {path.stem}\n"
     yield f"{study.description.strip()}\n"
@@ -198,7 +208,7 @@ def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
         yield f"{table['finished']} of {table['cells']} cells are finished; {table['seeds']} seeds.\n"
         if table["left_out"]:
             seeds = ", ".join(f"{seed} ({100 * start:.0f} %)" for seed, start in sorted(table["left_out"].items()))
-            yield f"Left out, whatever came of them, because their cold start is below {100 * study.cold_start:.0f} %: seed {seeds}.\n"
+            yield f"Left out, whatever came of them, because their cold start is below {100 * study.cold_start_of(name):.0f} %: seed {seeds}.\n"
         if not table["finished"]:
             continue
         yield "| " + " | ".join([*table["axes"], "n", *(METRICS[metric][0] for metric in shown), f"IQM of {shown[0]}"]) + " |"
@@ -211,18 +221,10 @@ def _page(path: Path, study: Study, tables: dict[str, Any]) -> Iterator[str]:
             cells = [_number(found[metric], *METRICS[metric][1:]) if metric in found else "-" for metric in shown]
             cells.append(f"{scale * found[shown[0]]['iqm']:.{digits}f}")
             yield "| " + " | ".join([*row["axes"], str(found[shown[0]]["n"]), *cells]) + " |"
-        digits, scale = METRICS[shown[0]][1:]
         for kind, heading in (("difference", "Paired differences"), ("headroom", "Share of the headroom")):
-            chosen = [c for c in table["comparisons"] if c["kind"] == kind]
-            if chosen:
-                yield f"\n{heading} in {METRICS[shown[0]][0]}:\n"
-            for c in chosen:
-                where = ", ".join(c["where"])
-                if kind == "headroom":
-                    yield f"- {where}{': ' * bool(where)}{c['a']} takes {_number(c, 0, 100)} % of the way from {c['b']} (n = {c['n']})"
-                else:
-                    text = _number(c, digits, scale)
-                    yield f"- {where}{': ' * bool(where)}{c['a']} - {c['b']} = {text}; higher in {c['wins']} of {c['n']} seeds (sign test p = {c['sign_p']:.2g})"
+            for metric in dict.fromkeys(c["metric"] for c in table["comparisons"] if c["kind"] == kind):
+                yield f"\n{heading} in {METRICS[metric][0]}:\n"
+                yield from (_comparison(c) for c in table["comparisons"] if (c["kind"], c["metric"]) == (kind, metric))
         yield f"\n![{name}]({path.stem}_{name}.png)"
         if (REPORTS / f"{path.stem}_{name}_training.png").exists():
             yield f"\n![{name}, training]({path.stem}_{name}_training.png)"

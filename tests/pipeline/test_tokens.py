@@ -9,11 +9,13 @@ from pipeline.stages import evaluate
 from pipeline.stages.token_values import choose, read_tokens
 from pipeline.workspace import HERE
 from vrpo.algorithms.advantages import compute_gae, length_adaptive_lambda
-from vrpo.config import GenerationConfig
+from vrpo.config import CriticConfig, GenerationConfig
+from vrpo.critics.bayesian import BayesianCritic
 from vrpo.critics.value_model import ValueModel
 from vrpo.data.text import encode, spans
 from vrpo.models.forward import policy_forward
 from vrpo.models.loading import new_llama, save_model
+from vrpo.rewards.experience import token_rewards
 from vrpo.rewards.noise import confusion
 from vrpo.rollout.conversation import converse, replies
 from vrpo.rollout.engines.transformers import generate
@@ -87,9 +89,21 @@ def test_advantages_shown_are_not_others_than_those_trained_on(models, train: di
     lam = length_adaptive_lambda(mask, 0.3) if "length_adaptive_alpha" in train else 0.6
     expected = compute_gae(rewards, critic.read(rollout), mask, 1.0, lam)
     drawn = PolicySamples([], [], [rollout], scores)
-    shown = evaluate._tokens(Params(train=train), policy, critic, tokenizer, drawn, scores, scores, None, HERE)
+    shown = evaluate._tokens(Params(train=train), policy, critic, tokenizer, drawn, scores, scores, {"flip_rates": None}, HERE)
     for row, response in enumerate(shown):
         assert response["advantages_observed"] == pytest.approx(expected[row][mask[row]].tolist(), abs=2e-4)
+
+
+def test_advantages_shown_of_a_regulated_run_lean_on_its_critic(models) -> None:
+    tokenizer, policy, _, rollout = models
+    critic = BayesianCritic(CriticConfig(), policy, 0).model
+    critic.head.finished.weights[-1] = 0.3  # what it says of every finished response
+    scores, mask = [1.0, 0.0], rollout.response_mask
+    shown = read_tokens(policy, critic, tokenizer, rollout, scores, scores, **SETTINGS, gain=0.25)
+    rewards = token_rewards([0.25 * score + 0.75 * 0.3 for score in scores], mask)
+    expected = compute_gae(rewards, critic.read(rollout), mask, 1.0, 0.9)
+    for row, response in enumerate(shown):
+        assert response["advantages_observed"] == pytest.approx(expected[row][mask[row]].tolist(), abs=1e-4)
 
 
 def test_numbers_are_those_of_the_models(models) -> None:

@@ -161,7 +161,7 @@ def test_each_of_a_pair_learns_from_its_half_alone(policy) -> None:
     def gradients(returns: torch.Tensor) -> list[torch.Tensor]:
         hidden = critic.model.states(rollout)
         fresh = PairExperience(**vars(rollout), rewards=returns, scored=torch.ones(12, dtype=torch.bool), returns=returns)
-        batch = critic.annotate(fresh, {name: value.detach() for name, value in critic.read(fresh, hidden).items()})
+        batch = critic.annotate(fresh, {name: value.detach() for name, value in critic.read_states(fresh, hidden).items()})
         counts = {name: value.sum() for name, value in vars(batch).items() if value is not None and value.dtype == torch.bool}
         critic.model.zero_grad()
         sum(critic.loss(batch, hidden, counts)[0].values()).backward()

@@ -144,6 +144,8 @@ def rows(**series) -> list[dict[str, float]]:
     [
         (rows(critic__ev_observed=[0.01] * 5), "dead critic"),
         (rows(critic__ev_observed=[0.01] * 4 + [0.2]), None),
+        (rows(critic__ev_observed=[0.01] * 5, critic__gain=[1.0, 0.7, 0.9, 0.5, 0.6]), "critic without skill"),
+        (rows(critic__ev_observed=[0.01] * 5, critic__gain=[1.0, 0.7, 0.9, 0.1, 0.6]), None),  # much noise leaves little to explain
         (rows(length__inflation=[1.0, 1.6]), "length inflation"),
         (rows(validation__accuracy=[0.5, 0.8, 0.6]), "accuracy collapse"),
         (rows(validation__accuracy=[0.5, 0.8, 0.75]), None),

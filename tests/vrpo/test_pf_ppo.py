@@ -87,7 +87,7 @@ def test_advantages_are_normalised_over_what_is_kept(tokenizer, problems) -> Non
     run, whole = trainer(tokenizer, problems, "pf_ppo", reward=uneven_scores), []
     experience = collected(run, lambda experience: whole.append(experience) or experience)
     kept = kept_of(whole[0])
-    assert len(whole[0]) == run.rollouts == 24 and len(experience) == kept.sum() <= 12
+    assert len(whole[0]) == 24 and len(experience) == kept.sum() <= 12
     assert torch.equal(experience.responses, whole[0].responses[kept]) and experience.scored.all()
     assert torch.equal(experience.returns, whole[0].returns[kept])
     advantages = experience.advantages[experience.response_mask]

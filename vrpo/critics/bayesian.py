@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from vrpo.config import CriticConfig, Positive, Probability, Section
 from vrpo.critics.base import Critic
 from vrpo.critics.regression import Regression
-from vrpo.critics.value_model import ValueOutput
-from vrpo.data.batch import Experience
+from vrpo.critics.value_model import ValueModel, ValueOutput
+from vrpo.data.batch import Experience, Rollout
 from vrpo.data.masking import last_token
 from vrpo.errors import UserError
 from vrpo.models.states import backbone_of
@@ -99,14 +99,12 @@ class BayesianCritic(Critic):
 
     def read(self, batch: Experience) -> dict[str, Tensor]:
         """Also `final_inputs` and `final_values` of each response."""
-        head, last = self.model.head, last_token(batch.response_mask)
-        features = head.features(*self.model.observe(batch))
-        final = features[:, 1:] * last[..., None]
+        features, final, final_values = finished(self.model, batch)
         return {
-            "values": head.before(features[:, :-1]),
+            "values": self.model.head.before(features[:, :-1]),
             "critic_inputs": features[:, :-1],
             "final_inputs": final,
-            "final_values": head.finished(final) * last,
+            "final_values": final_values,
         }
 
     def absorb(self, experience: FinishedExperience) -> Tensor:
@@ -123,3 +121,12 @@ class BayesianCritic(Critic):
         inputs, rewards = experience.final_inputs[last].to(device), experience.rewards[last].to(device)
         head.finished.absorb(inputs, rewards, torch.ones_like(rewards))
         return head.finished.held_out(inputs, rewards).cpu()
+
+
+def finished(model: ValueModel, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """What the head of a value model sees before each token and after the last column, [B, T + 1, F]; the latter after each response, and what it
+    says of it, on the last response token and 0 elsewhere, [B, T, F] and [B, T]."""
+    last = last_token(rollout.response_mask)
+    features = model.head.features(*model.observe(rollout))
+    final = features[:, 1:] * last[..., None]
+    return features, final, model.head.finished(final) * last

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 
 DEAD_EXPLAINED_VARIANCE = 0.02  # "near or below zero"
 HACKING = 0.05  # the clean reward has fallen by so much while the observed one rose
+NO_SKILL = 0.5  # a gain from which on nearly all of the policy's signal is the reward
 
-
-HEALTH_CHECKS = ("dead critic", "length inflation", "reward hacking", "accuracy collapse", "latent KL dominates", "latent collapse")
+HEALTH_CHECKS = (
+    "dead critic",
+    "critic without skill",
+    "length inflation",
+    "reward hacking",
+    "accuracy collapse",
+    "latent KL dominates",
+    "latent collapse",
+)
 HEALTH_CHECKS += ("half precision", "reward resolution", "undefined metrics")
 # NaN by definition: a rate of nothing, a mean over no scored response, a fit to returns that do not vary.
 MAY_BE_UNDEFINED = {"reward/observed", "reward/clean", "reward/true_positive_rate", "reward/false_positive_rate", "critic/ev_observed"}
@@ -44,7 +52,14 @@ def health_warnings(history: Sequence[dict[str, float]], patience: int = 5, skip
         found.append(HealthWarning(check, int(row["iteration"]), message))
 
     recent = [r["critic/ev_observed"] for r in history[-patience:] if "critic/ev_observed" in r]
-    if len(recent) == patience and all(value <= DEAD_EXPLAINED_VARIANCE for value in recent):
+    gains = [r["critic/gain"] for r in history[-patience:] if "critic/gain" in r]
+    if len(gains) == patience and min(gains) >= NO_SKILL:
+        warn(
+            "critic without skill",
+            f"for {patience} iterations its values have told too little about rewards to stand in for them (critic/gain >= {NO_SKILL}), so that "
+            "the method is PPO with a weak critic: give it other inputs (train.critic.settings), or more critic.warmup_rollouts",
+        )
+    elif not gains and len(recent) == patience and all(value <= DEAD_EXPLAINED_VARIANCE for value in recent):
         warn(
             "dead critic",
             f"explained variance <= {DEAD_EXPLAINED_VARIANCE} for {patience} iterations: train the critic longer (critic.epochs, critic.warmup_rollouts) or lower critic.beta",

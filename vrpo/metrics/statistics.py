@@ -66,8 +66,8 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def paired(a: dict[Seed, float], b: dict[Seed, float]) -> dict[str, Any] | None:
-    """Mean of a - b over the seeds that both have, with its bootstrap interval, how often a is higher, and the two-sided sign test's p
-    without ties, which one collapsed run cannot move far; None without a common seed."""
+    """Mean of a - b over the seeds that both have, with its bootstrap interval, the lowest of them, how often a is higher, and the two-sided
+    sign test's p without ties, which one collapsed run cannot move far; None without a common seed."""
     from scipy import stats
 
     seeds = sorted(a.keys() & b.keys())
@@ -78,6 +78,7 @@ def paired(a: dict[Seed, float], b: dict[Seed, float]) -> dict[str, Any] | None:
     return {
         "mean": float(np.mean(differences)),
         "ci95": bootstrap(differences),
+        "worst": min(differences),
         "wins": wins,
         "sign_p": float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0,
         "n": len(seeds),
