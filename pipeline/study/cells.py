@@ -20,6 +20,16 @@ from pipeline.workspace import Workspace
 
 WORK = Path("data/study")
 METRICS = "metrics.json"  # in a shared stage's folder
+COURSE = (
+    "rollouts",
+    "validation/accuracy",
+    "reward/observed",
+    "reward/clean",
+    "advantage/variance",
+    "advantage/noise_variance",
+    "length/mean",
+)
+COURSE += ("policy/entropy", "critic/gain", "critic/skill", "critic/evidence", "critic/noise", "critic/ev_observed", "critic/ev_clean")
 ALONE = {"params", "validate", "report"}  # which a study does by itself: parameters come from its file, the report is its own
 
 
@@ -120,8 +130,7 @@ def _start_event(cell: Cell) -> dict[str, Any]:
 
 def _columns(log: list[dict[str, float]]) -> dict[str, list[float | None]]:
     """A log as one list a metric, four significant digits: what tables and figures need of it."""
-    wanted = ("rollouts", "validation/", "reward/", "critic/", "advantage/", "length/mean", "policy/kl", "policy/entropy")
-    names = dict.fromkeys(key for row in log for key in row if key.startswith(wanted))
+    names = [name for name in COURSE if any(name in row for row in log)]
     return {name: [None if (value := row.get(name)) is None else float(f"{value:.4g}") for row in log] for name in names}
 
 

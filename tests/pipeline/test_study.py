@@ -120,10 +120,15 @@ def test_a_line_of_older_form_is_told_of_and_does_not_count(home, capsys) -> Non
 
 def test_every_line_of_the_committed_studies_counts(monkeypatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
+    total = 0
     for path in sorted(Path("pipeline/studies").glob("*.yaml")):
-        lines = (ROOT / f"data/reports/study/{path.stem}.jsonl").read_text().splitlines()
+        file = ROOT / f"data/reports/study/{path.stem}.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
         content, cells = study_file.load_study(path)
-        assert len({cell.key for cell in cells} & study_results.finished(path, content.cold_start).keys()) == len(lines) > 80
+        assert len({cell.key for cell in cells} & study_results.finished(path, content.cold_start).keys()) == len(lines)
+        total += len(lines)
+    assert total > 900
+    assert sum(file.stat().st_size for file in (ROOT / "data/reports/study").glob("*.jsonl")) < 10_000_000  # what git carries
     assert capsys.readouterr().err == ""
 
 
@@ -318,6 +323,32 @@ def test_a_run_s_measures_tell_its_best_moment_and_its_collapse() -> None:
     assert found["area"] == pytest.approx((20 * 0.65 + 20 * 0.8) / 40)
 
 
+def test_a_run_s_last_batches_tell_a_drop_and_what_its_critic_earned() -> None:
+    log = {"validation/accuracy": [0.4, 0.9], "rollouts": [0, 10], "reward/clean": [0.1, *[0.5] * 5, *[0.9] * 5, 0.4]}
+    log |= {"critic/gain": [1.0, 0.2, 0.1], "critic/evidence": [0.0, 2.5, 3.0]}
+    found = study_report.measures(RESULTS | {"kind": "run", "log": log, "critic": None, "accuracy": {"mean": 0.9}, "seconds": {}})
+    assert (found["last_batches"], found["drop"]) == (pytest.approx(0.8), pytest.approx(0.1))
+    assert (found["gain"], found["evidence"]) == (pytest.approx(0.15), 2.5)
+    assert {"last_batches", "drop", "gain", "evidence"} <= study_file.METRICS.keys()
+
+
+def test_a_table_may_compare_several_metrics_and_take_poorer_cold_starts(home) -> None:
+    small = yaml.safe_load(Path("small.yaml").read_text()) | {"cold_start": 0.4}
+    small["tables"]["methods"] |= {"compared": ["accuracy", "last_batches"], "cold_start": 0.1}
+    Path("small.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
+    content, cells = study_file.load_study(Path("small.yaml"))
+    assert {cell.cold_start for cell in cells if cell.table == "methods"} == {0.1}
+    assert {cell.cold_start for cell in cells if cell.table == "critics"} == {0.4}
+    found = {}
+    for cell in cells:
+        values = {"accuracy": 0.5 + 0.1 * cell.seed * (cell.method == "oracle"), "last_batches": 0.7}
+        found[cell.key] = (cell.seed, 0.5), values, {}, {}
+    own = [cell for cell in cells if cell.table == "methods"]
+    differences = [c for c in study_report._table(content.tables["methods"], own, found)["comparisons"] if c["where"] == ["clean"]]
+    assert [(c["metric"], c["worst"], c["n"]) for c in differences] == [("accuracy", 0.0, 2), ("last_batches", 0.0, 2)]
+    assert study_report._comparison(differences[0]).endswith("higher in 1 of 2 seeds (sign test p = 1), lowest +0.0")
+
+
 def test_only_runs_from_the_same_models_are_paired(home) -> None:
     """Seed 1's oracle ran on another processor, where the same seed made another base model."""
     content, cells = study_file.load_study(Path("small.yaml"))
@@ -327,7 +358,7 @@ def test_only_runs_from_the_same_models_are_paired(home) -> None:
     found = {}
     for cell in own:
         place = cell.method, cell.seed
-        found[cell.key] = study_report._origin(cell, {"accuracy_init": starts[place]}), {"accuracy": accuracies[place]}, {}
+        found[cell.key] = study_report._origin(cell, {"accuracy_init": starts[place]}), {"accuracy": accuracies[place]}, {}, {}
     (difference,) = study_report._table(content.tables["methods"], own, found)["comparisons"]
     assert (difference["n"], difference["mean"]) == (1, pytest.approx(0.1))
 
