@@ -65,14 +65,15 @@ def read_tokens(
     mask = rollout.response_mask
     with torch.no_grad():
         output = policy_forward(policy, rollout.to(policy.device), temperature=temperature)
+        final_values = None if gain is None else finished(critic, rollout.to(critic.backbone.device))[2].cpu()
     numbers = {"entropy": output.entropy.cpu(), "surprisal": -output.logprobs.cpu()}
     if critic is not None:
         numbers["values"] = critic.read(rollout)
         for name, scores in (("observed", observed), ("clean", clean)):
-            rewards = token_rewards(scores, mask) - penalty
+            rewards = token_rewards(scores, mask)
             if gain is not None:
-                rewards = estimated_rewards(rewards, finished(critic, rollout)[2], mask, gain)
-            numbers[f"advantages_{name}"] = compute_gae(rewards, numbers["values"], mask, gamma, lam)
+                rewards = estimated_rewards(rewards, final_values, mask, gain)
+            numbers[f"advantages_{name}"] = compute_gae(rewards - penalty, numbers["values"], mask, gamma, lam)
     responses, observed, clean = [], totals(observed), totals(clean)
     for row in range(len(rollout)):
         ids = rollout.responses[row][mask[row]].tolist()

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny import count_digits, timeless, trainer
+from tiny import assert_same, count_digits, timeless, trainer, weights
 
+from vrpo.algorithms.advantages import compute_gae
 from vrpo.algorithms.regulated import estimated_rewards
 from vrpo.critics.regression import Regression
 from vrpo.critics.skill import Skill
 from vrpo.critics.value_model import ValueModel
+from vrpo.data.masking import last_token
 from vrpo.errors import UserError
 from vrpo.models.states import backbone_of
 
@@ -180,6 +182,115 @@ def test_a_critic_in_closed_form_is_saved_and_read_back(tokenizer, problems, tmp
     assert experience.values[experience.response_mask].std() > 0
 
 
+def test_a_feature_that_was_constant_counts_from_the_first_batch_in_which_it_varies() -> None:
+    """As all do whose cold start gave one response alone."""
+    inputs, targets = rows(60)
+    regression, whole = Regression([1e3] * 4, 1.0), Regression([1e3] * 4, 1.0)
+    constant = torch.full((20, 4), 2.0)
+    regression.absorb(constant, targets[:20], torch.ones(20))
+    assert regression(inputs).std() < 1e-6
+    regression.absorb(inputs, targets, torch.ones(60))
+    whole.absorb(torch.cat([inputs, constant]), torch.cat([targets, targets[:20]]), torch.ones(80))
+    assert regression(inputs).numpy() == pytest.approx(whole(inputs).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-12, 0.0), (1e37, 0.0), (1.0, 1e6), (0.01, -1e5)])
+def test_skill_has_no_unit(scale: float, shift: float) -> None:
+    found = []
+    for a, b in ((1.0, 0.0), (scale, shift)):
+        rng, skill = np.random.default_rng(6), Skill(0.9)
+        for _ in range(4):
+            quality = rng.normal(size=300)
+            outcomes = (rng.uniform(size=300) < 0.5 + 0.1 * np.tanh(quality)).astype(float)
+            skill.update(torch.tensor(a * 0.01 * quality + b), torch.tensor(a * outcomes + b))
+        found.append((skill.gain, skill.correlation, skill.noise / a))
+    assert found[0][0] < 0.2 and found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_pooled_moments_are_those_of_weighted_pairs() -> None:
+    rng, skill = np.random.default_rng(7), Skill(0.8)
+    batches = [rng.normal(loc=place, size=(2, 30 + place)) for place in range(4)]
+    for batch in batches:
+        skill.update(torch.tensor(batch[0]), torch.tensor(batch[1]))
+    weights = np.concatenate([np.full(batch.shape[1], 0.8 ** (3 - place)) for place, batch in enumerate(batches)])
+    covariance = np.cov(np.concatenate(batches, axis=1), aweights=weights, ddof=0)
+    correlation = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    assert skill.correlation == pytest.approx(correlation) and skill.evidence == pytest.approx(correlation * np.sqrt(weights.sum()))
+    assert skill.noise == pytest.approx(np.sqrt(covariance[1, 1] * (1 - correlation**2)))
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.3, 5.1])
+def test_equal_rewards_show_no_skill(tokenizer, problems, reward: float) -> None:
+    log = trainer(tokenizer, problems, "regulated", reward=lambda prompts, responses, **_: [reward] * len(responses)).run()
+    assert {row["critic/gain"] for row in log} == {1.0} and log[-1]["critic/noise"] < 1e-12
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_surprise_is_read_in_half_precision(tokenizer, problems, precision: str) -> None:
+    log = trainer(tokenizer, problems, "regulated", precision=precision, changes=BAYESIAN).run()
+    assert log[-1]["critic/gain"] < 1.0
+
+
+def test_a_penalty_in_the_reward_is_left_as_it_is(tokenizer, problems, monkeypatch) -> None:
+    """The last token's too: V_T is of the score before it, and so is the skill."""
+    monkeypatch.setattr(Skill, "gain", 0.0)
+    changes = {"kl_coefficient": 0.5, "kl_in": "reward", "learning_rate": 0.1, "gae_lambda": 1.0}
+    run = trainer(tokenizer, problems, "regulated", changes=changes)
+    run.run()
+    experience, _ = run.collect(problems[:8], [0] * 8, iteration=9)
+    penalty, mask, last = run.algorithm.penalty(experience), experience.response_mask, last_token(experience.response_mask)
+    assert penalty[last].abs().max() > 0.1
+    found = run.algorithm.advantages(experience, experience.rewards)[0]
+    wanted = compute_gae(experience.final_values - penalty, experience.values, mask, 1.0, 1.0)
+    assert (found - wanted).abs().max() < 1e-5
+    seen = []
+    monkeypatch.setattr(Skill, "update", lambda self, predictions, outcomes: seen.append(outcomes))
+    run.algorithm.absorb(experience)
+    assert set(seen[0].round(decimals=5).tolist()) <= {0.0, 1.0}
+
+
+def test_with_adapters_one_frozen_copy_of_the_cold_start_is_kept(tokenizer, problems) -> None:
+    run = trainer(tokenizer, problems, "regulated", changes={"lora": {"rank": 2}})
+    assert run.critic.backbone is backbone_of(run.critic.reader)
+    assert run.run()[-1]["critic/gain"] < 1.0
+
+
+def test_a_run_goes_on_after_an_interrupted_measurement_as_if_there_had_been_none(tokenizer, problems) -> None:
+    """Gradients' passes over the warm-up are counted; what is absorbed must not be absorbed again."""
+    whole, stopped = trainer(tokenizer, problems, "regulated"), trainer(tokenizer, problems, "regulated")
+    measure, whole_log = stopped.measure, whole.run()
+
+    def interrupted(critic: bool):
+        raise KeyboardInterrupt
+
+    stopped.measure = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    stopped.measure = measure
+    assert timeless(stopped.run()) == timeless(whole_log)
+
+
+@pytest.mark.parametrize("inputs", ["surprisal", "both"])
+def test_a_killed_value_warm_up_goes_on_with_the_same_result(tokenizer, problems, tmp_path, inputs: str) -> None:
+    options = {"changes": {"critic": {"settings": {"inputs": inputs}}}}
+    whole = trainer(tokenizer, problems, "regulated", **options)
+    whole_log = whole.run()
+    for place in ("absorb", "measure"):
+        path = tmp_path / place
+        stopped = trainer(tokenizer, problems, "regulated", checkpoint=path, **options)
+        target = stopped.algorithm if place == "absorb" else stopped
+
+        def killed(*_, **__):
+            raise KeyboardInterrupt
+
+        setattr(target, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+        resumed = trainer(tokenizer, problems, "regulated", checkpoint=path, **options)
+        assert timeless(resumed.run()) == timeless(whole_log)
+        assert_same(weights(resumed), weights(whole))
+
+
 def test_what_cannot_be_regulated_is_refused(tokenizer, problems) -> None:
     with pytest.raises(UserError, match=r"train.critic.kind = 'plain'.*use bayesian"):
         trainer(tokenizer, problems, "regulated", changes={"critic": {"kind": "plain"}})
@@ -187,3 +298,7 @@ def test_what_cannot_be_regulated_is_refused(tokenizer, problems) -> None:
         trainer(tokenizer, problems, "regulated", changes={"critic": {"backbone": "shared"}})
     with pytest.raises(UserError, match=r"train.critic.settings.inputs.*'surprisal', 'states' or 'both'"):
         trainer(tokenizer, problems, "regulated", changes={"critic": {"settings": {"inputs": "all"}}})
+    with pytest.raises(UserError, match=r"train.critic.settings.prior: .*greater than or equal to 0.001"):
+        trainer(tokenizer, problems, "regulated", changes={"critic": {"settings": {"prior": 1e-200}}})
+    with pytest.raises(UserError, match=r"train.critic.surprisal_inputs = True.*inputs = 'states'.*use both"):
+        trainer(tokenizer, problems, "regulated", changes={"critic": {"surprisal_inputs": True, "settings": {"inputs": "states"}}})

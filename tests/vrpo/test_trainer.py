@@ -222,7 +222,7 @@ def test_the_order_of_rows_in_a_batch_changes_nothing(tokenizer, problems, metho
             experience = replace(
                 experience, latent_noise=torch.randn(*experience.responses.shape, 1, 4, generator=torch.Generator().manual_seed(1))
             )
-        run.updater.step(experience[order], 1, True, run.critic is not None)
+        run.updater.step(experience[order], 1, True, "critic" in run.updater.optimizers)
         gradients.append({name: p.grad.clone() for name, p in run.updater.models.named_parameters() if p.grad is not None})
     assert any(gradient.abs().max() > 1e-3 for gradient in gradients[0].values())
     assert_same(*gradients, 1e-5)
@@ -278,7 +278,7 @@ def test_advantages_are_whitened_where_the_method_says_so(tokenizer, problems, m
     group = run.algorithm.group_size
     experience, _ = run.collect([row for row in problems[: 32 // group] for _ in range(group)], [0] * 32, iteration=1)
     advantages = experience.advantages[experience.response_mask]
-    whitened = method in ("ppo", "vrpo", "reinforce_pp")
+    whitened = method in ("ppo", "vrpo", "regulated", "reinforce_pp")
     assert (abs(advantages.var(correction=0).item() - 1) < 1e-3) == whitened
     assert (abs(advantages.mean().item()) < 1e-5) == (whitened or method == "reinforce")
     assert (experience.advantages[~experience.response_mask] == 0).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vrpo.algorithms.losses import clipped, policy_loss
+from vrpo.algorithms.losses import clipped, kl_k1, policy_loss
 from vrpo.config import TrainConfig
 from vrpo.critics.base import Critic
 from vrpo.data.batch import Experience
@@ -46,6 +46,12 @@ class Algorithm:
         Masked positions of either may hold anything.
         """
         raise NotImplementedError
+
+    def penalty(self, experience: Experience) -> Tensor | float:
+        """What is taken off the reward of each token, [B, T] or 0: with `train.kl_in: reward` the divergence from the reference."""
+        if not self.config.kl_coefficient or self.config.kl_in != "reward":
+            return 0.0
+        return self.config.kl_coefficient * (kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask)
 
     def metrics(self, experience: Experience) -> dict[str, float]:
         """Numbers of its own about a fresh annotated rollout batch, logged as they are named."""

@@ -11,6 +11,8 @@ g, the gain, is measured while training, never set: see `vrpo.critics.skill`. A 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -38,9 +40,12 @@ class Regulated(PPO):
         self.memory.skill = self.skill = Skill(FORGETTING)
 
     def advantages(self, experience: FinishedExperience, rewards: Tensor) -> tuple[Tensor, Tensor]:
-        """PPO's with `estimated_rewards`; the critic's targets are those of the rewards themselves."""
+        """PPO's with `estimated_rewards`; the critic's targets are those of the rewards themselves. A penalty in the reward is known without
+        noise: nothing estimates it.
+        """
         _, returns = super().advantages(experience, rewards)
-        estimated = estimated_rewards(rewards, experience.final_values, experience.response_mask, self.skill.gain)
+        penalty, mask = self.penalty(experience), experience.response_mask
+        estimated = estimated_rewards(rewards + penalty, experience.final_values, mask, self.skill.gain) - penalty
         return super().advantages(experience, estimated)[0], returns
 
     def metrics(self, experience: FinishedExperience) -> dict[str, float]:
@@ -54,9 +59,10 @@ class Regulated(PPO):
         }
 
     def absorb(self, experience: FinishedExperience) -> None:
-        """Hold what the critic would say of each response without it against its reward, and let the critic learn."""
-        held_out = self.critic.absorb(experience)
-        self.skill.update(held_out, experience.rewards[last_token(experience.response_mask)])
+        """Hold what the critic would say of each response without it against its reward, before any penalty, and let the critic learn."""
+        rewards = experience.rewards + self.penalty(experience)
+        held_out = self.critic.absorb(replace(experience, rewards=rewards))
+        self.skill.update(held_out, rewards[last_token(experience.response_mask)])
 
 
 def estimated_rewards(rewards: Tensor, final_values: Tensor, mask: Tensor, gain: float) -> Tensor:

@@ -7,12 +7,13 @@ is trained by gradients, and a rollout never scores itself: it is absorbed after
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from vrpo.config import CriticConfig, Positive, Probability, Section
+from vrpo.config import CriticConfig, Probability, Section
 from vrpo.critics.base import Critic
 from vrpo.critics.regression import Regression
 from vrpo.critics.value_model import ValueModel, ValueOutput
@@ -39,7 +40,9 @@ class BayesianSettings(Section):
     """`train.critic.settings` of the Bayesian critic."""
 
     inputs: Literal["surprisal", "states", "both"] = "surprisal"  # four numbers on surprise, the cold start's last states, or all of them
-    prior: Positive = 0.2  # standard deviations of reward that one of the inputs together is expected to explain
+    # Standard deviations of reward that one of the inputs, or the states together, is expected to explain; outside the bounds the posterior
+    # is singular in float64.
+    prior: Annotated[float, Field(ge=1e-3, le=1e3)] = 0.2
     forgetting: Probability = 0.97  # factor on what all earlier iterations count
 
 
@@ -73,7 +76,12 @@ class BayesianHead(nn.Module):
 
 
 class BayesianCritic(Critic):
-    """See `BayesianSettings`. `learning_rate`, `epochs` and the bottleneck's settings of `CriticConfig` mean nothing to it."""
+    """See `BayesianSettings`. What `CriticConfig` says of gradients (`learning_rate`, `epochs`, `warmup_epochs`, `clip_range`, `loss_weight`) and
+    of the bottleneck means nothing to it.
+
+    Raises:
+        UserError: settings that contradict it or each other.
+    """
 
     Settings = BayesianSettings
     Experience = FinishedExperience
@@ -82,7 +90,14 @@ class BayesianCritic(Critic):
         if config.backbone == "shared":
             raise UserError("train.critic.backbone = 'shared': the bayesian critic reads the frozen cold start; use separate")
         super().__init__(config, policy, seed)
+        if config.surprisal_inputs and not self.surprisal_inputs:
+            raise UserError(
+                "train.critic.surprisal_inputs = True: the bayesian critic's inputs are train.critic.settings.inputs = 'states', without "
+                "surprise; use both"
+            )
         self.model.requires_grad_(False)
+        if self.model.reader is not None:  # one frozen copy says both, also where there is none to share
+            self.model.backbone = backbone_of(self.model.reader)
 
     @property
     def surprisal_inputs(self) -> bool:

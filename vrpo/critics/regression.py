@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SPREAD = 1e-6  # a feature whose standard deviation is below this, of its size, is a constant: it tells nothing
+SPREAD = 1e-6  # a feature whose standard deviation is below this, of its size, is a constant: it tells nothing yet
 
 
 class Regression(nn.Module):
@@ -30,7 +30,6 @@ class Regression(nn.Module):
         for name, shape in zeros.items():
             self.register_buffer(name, torch.zeros(*shape, dtype=torch.float64))
         self.register_buffer("penalty", torch.tensor([s**-2 for s in prior] + [0.0], dtype=torch.float64))
-        self.scale.fill_(1.0)
         self.weights[-1] = 0.5
 
     def features(self, inputs: Tensor) -> Tensor:
@@ -44,17 +43,19 @@ class Regression(nn.Module):
 
     @torch.no_grad()
     def absorb(self, inputs: Tensor, targets: Tensor, counts: Tensor) -> None:
-        """Learn from rows that were not learned from before. The first batch also fixes what inputs are standardised by.
+        """Learn from rows that were not learned from before. The first batch also fixes what inputs are standardised by; the unit of one that
+        is constant in it, the first in which it varies, since rows before that one are 0 in any unit.
 
         Args:
             inputs: float [N, F].
             targets, counts: float [N]; how many observations each row counts as.
         """
+        exact, weight = inputs.double(), (counts / counts.sum()).double()[:, None]
         if not self.precision.any():
-            exact, weight = inputs.double(), (counts / counts.sum()).double()[:, None]
             self.location.copy_((weight * exact).sum(0))
-            spread = (weight * (exact - self.location).square()).sum(0).sqrt()
-            self.scale.copy_(torch.where(spread > SPREAD * self.location.abs().clamp(min=1.0), 1 / spread, 0.0))
+        spread = (weight * (exact - self.location).square()).sum(0).sqrt()
+        varies = (self.scale == 0) & (spread > SPREAD * self.location.abs().clamp(min=1.0))
+        self.scale.copy_(torch.where(varies, 1 / spread, self.scale))
         rows = self.features(inputs)
         weighted = rows * counts.double()[:, None]
         self.precision.mul_(self.forgetting).add_(weighted.T @ rows)

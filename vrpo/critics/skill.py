@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+RESOLUTION = 1e-14  # a standard deviation below this, of the mean, is rounding of float64
+
 
 class Skill(nn.Module):
     """Moments of pairs (prediction, outcome) over the batches so far, older ones forgotten little by little.
@@ -19,37 +21,41 @@ class Skill(nn.Module):
     def __init__(self, forgetting: float) -> None:
         super().__init__()
         self.forgetting = forgetting
-        self.register_buffer("moments", torch.zeros(6, dtype=torch.float64))  # sums of 1, x, y, x^2, x y, y^2
+        # Number of pairs, their mean, and sums of squares and products about it: raw sums would lose a small spread around a large mean.
+        for name, shape in {"count": (), "mean": (2,), "scatter": (2, 2)}.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, predictions: Tensor, outcomes: Tensor) -> None:
         """Add a batch of pairs, both [N]."""
-        x, y = predictions.double().cpu(), outcomes.double().cpu()
-        sums = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y]).sum(1)
-        self.moments.mul_(self.forgetting).add_(sums)
+        pairs = torch.stack([predictions.double().cpu(), outcomes.double().cpu()])
+        mean, old, new = pairs.mean(1), self.forgetting * self.count, pairs.shape[1]
+        centred, step, share = pairs - mean[:, None], mean - self.mean, new / (old + new)
+        self.scatter.mul_(self.forgetting).add_(centred @ centred.T + old * share * torch.outer(step, step))
+        self.mean.add_(share * step)
+        self.count.copy_(old + new)
 
-    def _centred(self) -> tuple[float, float, float, float]:
-        """Number of pairs, variance of predictions, covariance, variance of outcomes."""
-        count, x, y, xx, xy, yy = self.moments.tolist()
-        if count == 0:
-            return 0.0, 0.0, 0.0, 0.0
-        return count, xx / count - (x / count) ** 2, xy / count - x * y / count**2, yy / count - (y / count) ** 2
+    def _variances(self) -> Tensor:
+        """Of predictions and outcomes, [2]."""
+        return self.scatter.diagonal() / self.count.clamp(min=1.0)
 
     @property
     def correlation(self) -> float:
         """Of predictions and outcomes, 0 where either does not vary."""
-        _, x, covariance, y = self._centred()
-        return covariance / (x * y) ** 0.5 if min(x, y) > 1e-18 else 0.0
+        deviations = self._variances().sqrt()
+        if not (deviations > RESOLUTION * self.mean.abs()).all():
+            return 0.0
+        return float(self.scatter[0, 1] / self.count / deviations.prod())
 
     @property
     def evidence(self) -> float:
         """The correlation in its standard errors under no skill, 1 / sqrt(N)."""
-        return self.correlation * self._centred()[0] ** 0.5
+        return self.correlation * float(self.count) ** 0.5
 
     @property
     def noise(self) -> float:
         """Standard deviation of outcomes about the best linear use of the predictions: the reward's noise, with what the critic cannot know."""
-        return (self._centred()[3] * (1 - min(self.correlation**2, 1.0))) ** 0.5
+        return (float(self._variances()[1]) * (1 - min(self.correlation**2, 1.0))) ** 0.5
 
     @property
     def gain(self) -> float:

@@ -122,7 +122,7 @@ def _transform(model: Any, output: nn.Module) -> tuple[float, float | None]:
     head = LanguageModelHead(output.weight, getattr(output, "bias", None), scale * factor, cap)
     tolerance = 3 * torch.finfo(output.weight.dtype).eps ** 0.5
     shaped = LanguageModelHead(output.weight, None, scale, cap).shape(points[2:])
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(states.device.type, enabled=False):  # a reader may first be asked inside a half-precision pass
         off = (head.logits(states).float() - expected).abs().max() / expected.std()
     if not ((shaped - answers[2:]).abs() <= tolerance * answers[2:].abs()).all():
         raise _unknown(model, "what it does to the output layer's numbers is neither a factor nor a soft cap")

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from vrpo.algorithms.base import find_algorithm
-from vrpo.algorithms.losses import kl_k1
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.data.batch import Experience, Rollout
 from vrpo.data.prompts import prompt_rows
@@ -180,7 +179,9 @@ class Trainer:
             passes = {"steps": math.ceil(count / size), "policy_epochs": 0, "critic_epochs": self.config.critic.warmup_epochs}
             done = self.under_way
             row = done.row | self.update(done.experience, 0, **passes, progress=done.progress, on_epoch=self.save)
-            self.algorithm.absorb(done.experience)
+            if not done.absorbed:  # by a call that was interrupted while it measured
+                self.algorithm.absorb(done.experience)
+                done.absorbed = True
         row |= self.measure(critic=True)
         self.under_way = None
         return row
@@ -234,9 +235,7 @@ class Trainer:
         with self.timer("values"):
             reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
             experience, found = self.collector.read(new_experience(rollout, given), reference)
-        if self.config.kl_coefficient and self.config.kl_in == "reward":
-            penalty = kl_k1(experience.logprobs, experience.reference_logprobs) * experience.response_mask
-            experience = replace(experience, rewards=experience.rewards - self.config.kl_coefficient * penalty)
+        experience = replace(experience, rewards=experience.rewards - self.algorithm.penalty(experience))
         metrics = (
             found
             | self.algorithm.metrics(experience)

@@ -37,11 +37,13 @@ class Progress:
 
 @dataclass
 class WarmUp:
-    """A value warm-up under way: its rollouts, their metrics, and how far the critic's passes over them are."""
+    """A value warm-up under way: its rollouts, their metrics, how far the critic's passes over them are, and whether they were absorbed after
+    the last one, which no checkpoint of it follows."""
 
     experience: Experience
     row: dict[str, float]
     progress: Progress = field(default_factory=Progress)
+    absorbed: bool = False
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors, and what JSON can hold, for a checkpoint."""
