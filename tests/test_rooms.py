@@ -26,7 +26,7 @@ FLOORS = (  # from the ground up; rooms of one line do not know each other
     ("pipeline.tracking",),
     ("pipeline.reporting",),
     ("pipeline.stages",),
-    ("pipeline.study",),
+    ("pipeline.studies", "pipeline.study"),
     ("pipeline.orchestration",),
     ("pipeline.flow", "pipeline.repro"),
     ("pipeline.tools",),
