@@ -8,6 +8,7 @@ reward; where they are a user's own code it leads to that code, so that an edit 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ from pipeline.files import write_atomically
 from pipeline.params import Params
 from pipeline.stages.stage import main
 from pipeline.workspace import HERE, Workspace
+from vrpo.tasks.base import PROCEDURAL
 
 NO_CODE = "no code of one's own\n"
 HEAD = (
@@ -26,10 +28,21 @@ HEAD = (
 
 def run(params: Params, workspace: Workspace = HERE) -> None:
     """Write `data/params.yaml`, and in `data/own/` what DVC watches."""
+    if own := own_material(params):
+        acting = "; ".join(channel.describe() for channel in params.noise)
+        print(f"warning: noise acts on {own} too ({acting}); set noise: [] unless that is meant", file=sys.stderr)
     values = params.model_dump(mode="json") | {"profiles": {params.profile: {}}}  # there must be one of the profile's name
     write_atomically(workspace.params, HEAD + yaml.safe_dump(values, sort_keys=False, width=140))
     for name, file in watched(params).items():
         watch(workspace.own / name, file)
+
+
+def own_material(params: Params) -> str:
+    """What is a user's own of that which noise acts on, as parameter = value; empty where nothing is, or there is no noise."""
+    own = {"reward.function": params.reward.function if params.reward.kind == "function" else None}
+    own |= {"prepare.dataset": params.prepare.dataset if params.prepare.dataset != PROCEDURAL else None}
+    own |= {"domain": params.domain if ":" in params.domain else None}
+    return ", ".join(f"{key} = {value}" for key, value in own.items() if value) if params.noise else ""
 
 
 def watched(params: Params) -> dict[str, Path | None]:

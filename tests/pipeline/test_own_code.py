@@ -265,3 +265,10 @@ def test_dvc_sees_an_edit_through_the_link(tmp_path: Path, monkeypatch: pytest.M
         assert repo.status() == {}
         Path("own.py").write_text("def score(prompts, responses): ...  # edited\n")
         assert repo.status() == {"train": [{"changed deps": {"data/own/function": "modified"}}]}
+
+
+def test_noise_on_material_of_one_s_own_is_warned_of(project, capsys) -> None:
+    resolve.run(params(noise=[FLIP]))
+    assert "warning: noise acts on reward.function = my_rewards.py:score too (" in capsys.readouterr().err
+    assert resolve.own_material(Params(noise=[FLIP])) == "" == resolve.own_material(params())
+    assert resolve.own_material(Params(noise=[FLIP], prepare={"dataset": "mine.jsonl"})) == "prepare.dataset = mine.jsonl"
