@@ -30,7 +30,7 @@ from vrpo.errors import UserError
 ROOT = Path(__file__).parents[2]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOISES = {
-    "clean": {"label": {"source": "clean"}},
+    "clean": {"label": {"source": "clean"}, "noise": []},
     "flip": {"label": {"source": "clean"}, "noise": [{"kind": "flip", "false_positive": 0.2}]},
 }
 METHODS = {"reinforce": {"method": "reinforce"}, "oracle": {"method": "oracle"}}
@@ -103,9 +103,9 @@ def test_cells_differ_in_their_axes_and_seed_every_model(home) -> None:
 def test_results_outlive_parameters_that_came_later(home) -> None:
     _, (cell, *_) = study_file.load_study(Path("small.yaml"))
     line = line_of(cell)
-    del line["params"]["train"]["critic"]["surprisal_inputs"]  # as if written before that existed
+    del line["params"]["train"]["critic"]["gae_lambda"]  # as if written before that existed
     assert counted(line) == {cell.key}
-    line["params"]["train"]["critic"]["surprisal_inputs"] = True
+    line["params"]["train"]["critic"]["gae_lambda"] = 0.5
     assert cell.key not in counted(line)
 
 
