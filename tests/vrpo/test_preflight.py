@@ -139,7 +139,9 @@ def test_demonstrated_dialogues_end_their_turns_once_where_model_and_tokenizer_n
 
 
 def test_what_a_run_lacks_is_named(policy, tokenizer, problems) -> None:
-    with pytest.raises(UserError, match="method = 'vpro': no such method; use one of asyppo, dr_grpo, grpo, oracle, pf_ppo, ppo, regulated"):
+    with pytest.raises(
+        UserError, match="method = 'vpro': no such method; use one of asyppo, dr_grpo, grpo, oracle, pf_ppo, ppo, regulated"
+    ):
         trainer(tokenizer, problems, "vpro")
     with pytest.raises(UserError, match="tokenizer is None"):
         new_trainer(policy, None, ["1+1.:"])

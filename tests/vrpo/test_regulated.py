@@ -7,6 +7,7 @@ from tiny import assert_same, count_digits, timeless, trainer, weights
 
 from vrpo.algorithms.advantages import compute_gae
 from vrpo.algorithms.regulated import estimated_rewards
+from vrpo.algorithms.regulated_gradient import gradient_moments, shrinkage
 from vrpo.critics.regression import Regression
 from vrpo.critics.skill import Skill
 from vrpo.critics.value_model import ValueModel
@@ -302,3 +303,53 @@ def test_what_cannot_be_regulated_is_refused(tokenizer, problems) -> None:
         trainer(tokenizer, problems, "regulated", changes={"critic": {"settings": {"prior": 1e-200}}})
     with pytest.raises(UserError, match=r"train.critic.surprisal_inputs = True.*inputs = 'states'.*use both"):
         trainer(tokenizer, problems, "regulated", changes={"critic": {"surprisal_inputs": True, "settings": {"inputs": "states"}}})
+
+
+def test_a_gradient_s_size_and_noise_are_told_apart() -> None:
+    torch.manual_seed(0)
+    true = torch.zeros(400)
+    true[:4] = 0.5  # squared norm 1
+    found = [gradient_moments(true + 0.2 * torch.randn(8, 400)) for _ in range(300)]
+    assert np.mean([signal for signal, _ in found]) == pytest.approx(1.0, abs=0.06)
+    assert np.mean([noise for _, noise in found]) == pytest.approx(0.04 * 400, rel=0.02)
+    chance = [gradient_moments(0.2 * torch.randn(8, 400))[0] for _ in range(300)]
+    assert abs(np.mean(chance)) < 0.06 and min(chance) < 0  # without bias: of either sign
+    assert shrinkage(3.0, 1.0) == 0.75 and shrinkage(-1.0, 1.0) == 0.0 and shrinkage(0.0, 0.0) == 0.0
+    assert all(np.isnan(gradient_moments([true])))
+
+
+def test_what_a_critic_gets_wrong_systematically_is_left_to_the_reward(tokenizer, problems) -> None:
+    """Rewards that surprise says nothing about: the gain of the residual's gradient is larger than with noise alone, whatever the skill."""
+
+    def systematic(prompts, responses, **columns):
+        return [float(text[:1] in "+-") for text in responses]
+
+    def chance(prompts, responses, **columns):
+        rng = np.random.default_rng(columns["step"])
+        return [float(x) for x in rng.uniform(size=len(responses)) < 0.5]
+
+    gains = {}
+    for reward in (systematic, chance):
+        changes = {"rollouts": 960, "critic": {"warmup_rollouts": 480}}
+        gains[reward] = trainer(tokenizer, problems, "regulated_gradient", reward=reward, changes=changes).run()[1]["critic/gain"]
+    assert gains[systematic] > 0.6 > 0.3 > gains[chance]
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+def test_a_kl_term_is_no_part_of_the_residual_s_gradient(tokenizer, problems, kl_in: str) -> None:
+    gains = []
+    for coefficient in (0.0, 5.0):
+        run = trainer(tokenizer, problems, "regulated_gradient", changes={"kl_coefficient": coefficient, "kl_in": kl_in})
+        run.warm_up()
+        gains.append(run.algorithm.gain)
+    assert 0 <= gains[0] <= 1 and gains[1] == pytest.approx(gains[0], abs=1e-6)
+
+
+def test_observing_changes_nothing_but_the_memory(tokenizer, problems) -> None:
+    run = trainer(tokenizer, problems, "regulated_gradient")
+    run.warm_up()
+    experience, _ = run.collect(problems[:8], [0] * 8, iteration=1)
+    before = {name: tensor.clone() for name, tensor in run.updater.models.state_dict().items()}
+    run.observe(experience)
+    after = run.updater.models.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"algorithm.residual"}

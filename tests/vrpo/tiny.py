@@ -7,7 +7,7 @@ import torch
 from vrpo.config import GenerationConfig, TrainConfig
 from vrpo.training.trainer import Trainer
 
-METHODS = ["ppo", "vrpo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "regulated"]
+METHODS = ["ppo", "vrpo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce", "regulated", "regulated_gradient"]
 
 
 def tiny_policy(tokenizer, seed: int = 4):  # a seed whose responses have many lengths

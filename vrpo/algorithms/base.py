@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from vrpo.algorithms.losses import clipped, kl_k1, policy_loss
@@ -57,10 +59,23 @@ class Algorithm:
         """Numbers of its own about a fresh annotated rollout batch, logged as they are named."""
         return {}
 
-    def absorb(self, experience: Experience) -> None:
-        """Learn from a rollout batch what no gradient teaches, after the policy's step and the critic's passes (see `Critic.absorb`)."""
+    def observe(self, experience: Experience, policy_gradient: Callable[[Experience], Tensor]) -> None:
+        """Look at a rollout batch before the policy's step; by default in no way.
+
+        Args:
+            experience: with `final_values` and the like from a critic that has not learned from it (see `absorb`).
+            policy_gradient: what the policy's loss on a batch with `advantages` would have as its gradient, float32 [P]; nothing is changed.
+        """
+
+    def absorb(self, experience: Experience) -> Experience:
+        """Learn from a rollout batch what no gradient teaches, after the policy's step and the critic's passes (see `Critic.absorb`).
+
+        Returns:
+            the experience as a critic would see it that has not learned from it.
+        """
         if self.critic is not None:
             self.critic.absorb(experience)
+        return experience
 
     def filtered(self, experience: Experience) -> Experience:
         """The rows of an iteration's rollouts that policy and critic learn from, advantages and returns in them; by default all.

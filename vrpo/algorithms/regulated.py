@@ -39,30 +39,41 @@ class Regulated(PPO):
             )
         self.memory.skill = self.skill = Skill(FORGETTING)
 
+    @property
+    def gain(self) -> float:
+        """What is left to the reward."""
+        return self.skill.gain
+
     def advantages(self, experience: FinishedExperience, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """PPO's with `estimated_rewards`; the critic's targets are those of the rewards themselves. A penalty in the reward is known without
         noise: nothing estimates it.
         """
         _, returns = super().advantages(experience, rewards)
         penalty, mask = self.penalty(experience), experience.response_mask
-        estimated = estimated_rewards(rewards + penalty, experience.final_values, mask, self.skill.gain) - penalty
+        estimated = estimated_rewards(rewards + penalty, experience.final_values, mask, self.gain) - penalty
         return super().advantages(experience, estimated)[0], returns
 
     def metrics(self, experience: FinishedExperience) -> dict[str, float]:
         """How far the critic is trusted with this batch, and why (see `Skill`)."""
         skill = self.skill
         return {
-            "critic/gain": skill.gain,
+            "critic/gain": self.gain,
             "critic/skill": skill.correlation,
             "critic/evidence": skill.evidence,
             "critic/noise": skill.noise,
         }
 
-    def absorb(self, experience: FinishedExperience) -> None:
-        """Hold what the critic would say of each response without it against its reward, before any penalty, and let the critic learn."""
+    def absorb(self, experience: FinishedExperience) -> FinishedExperience:
+        """Let the critic learn, and hold what it would say of each response without that response against its reward, before any penalty.
+
+        Returns:
+            the experience with `final_values` of that kind.
+        """
         rewards = experience.rewards + self.penalty(experience)
         held_out = self.critic.absorb(replace(experience, rewards=rewards))
-        self.skill.update(held_out, rewards[last_token(experience.response_mask)])
+        last = last_token(experience.response_mask)
+        self.skill.update(held_out, rewards[last])
+        return replace(experience, final_values=torch.zeros_like(experience.final_values).masked_scatter(last, held_out.float()))
 
 
 def estimated_rewards(rewards: Tensor, final_values: Tensor, mask: Tensor, gain: float) -> Tensor:

@@ -180,7 +180,7 @@ class Trainer:
             done = self.under_way
             row = done.row | self.update(done.experience, 0, **passes, progress=done.progress, on_epoch=self.save)
             if not done.absorbed:  # by a call that was interrupted while it measured
-                self.algorithm.absorb(done.experience)
+                self.observe(self.algorithm.absorb(done.experience))
                 done.absorbed = True
         row |= self.measure(critic=True)
         self.under_way = None
@@ -196,6 +196,7 @@ class Trainer:
         warm = min(1.0, iteration / max(self.config.lr_warmup, 1))
         self.updater.optimizers["policy"].param_groups[0]["lr"] = self.config.learning_rate * warm
         passes = {"policy_epochs": self.config.epochs, "critic_epochs": self.config.critic.epochs if self.critic else 0}
+        self.observe(experience)
         metrics |= self.update(experience, iteration, steps=self.config.minibatches, **passes)
         self.algorithm.absorb(experience)
         if self._measured(iteration):
@@ -252,6 +253,11 @@ class Trainer:
     def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
         """One response per row from the current policy."""
         return self.collector.sample(rows, seed)
+
+    def observe(self, experience: Experience) -> None:
+        """Let the algorithm look at a batch before its step (see `Algorithm.observe`)."""
+        with self.timer("update"):
+            self.algorithm.observe(experience, self.updater.policy_gradient)
 
     def update(self, experience: Experience, iteration: int, **passes: Any) -> dict[str, float]:
         """Minibatch passes over an experience (see `Updater.update`)."""
