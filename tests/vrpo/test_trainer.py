@@ -278,7 +278,7 @@ def test_advantages_are_whitened_where_the_method_says_so(tokenizer, problems, m
     group = run.algorithm.group_size
     experience, _ = run.collect([row for row in problems[: 32 // group] for _ in range(group)], [0] * 32, iteration=1)
     advantages = experience.advantages[experience.response_mask]
-    whitened = method in ("ppo", "vrpo", "regulated", "reinforce_pp")
+    whitened = method in ("ppo", "vrpo", "regulated", "regulated_gradient", "reinforce_pp")
     assert (abs(advantages.var(correction=0).item() - 1) < 1e-3) == whitened
     assert (abs(advantages.mean().item()) < 1e-5) == (whitened or method == "reinforce")
     assert (experience.advantages[~experience.response_mask] == 0).all()
