@@ -54,3 +54,12 @@ def test_slips_happen_at_their_rate_and_the_writer_goes_on_from_them() -> None:
     carried = [sheet.replace("?", "") for sheet in sheets]
     agree = [int(sheet[5]) == (int(sheet[2]) - 2) % 10 for sheet in carried]
     assert sum(agree) / 4000 == pytest.approx(0.7, abs=0.03)
+
+
+def test_a_writer_who_misreads_takes_products_for_sums_and_nothing_else() -> None:
+    rng = random.Random(0)
+    sheets = [work_through("3+5-2*4", rng, misread_rate=0.6) for _ in range(4000)]
+    assert set(sheets) == {"+58-26*44", "+58-26*40"}  # 6 * 4 = 24, and 6 + 4 = 10
+    assert sum(sheet.endswith("0") for sheet in sheets) / 4000 == pytest.approx(0.6, abs=0.03)
+    row, task = {"question": "6*4"}, ChainTask(misread_rate=1.0)
+    assert task.write(row, rng, slip_rate=0.0) == "*44" and task.demonstration(row) == "*44"  # the careful part of a corpus stays right
