@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vrpo.critics import semantics
 from vrpo.critics.semantics import response_statistics, semantic_losses, top_ratio_mask
+from vrpo.models import lm_head
 from vrpo.models.lm_head import LanguageModelHead
 
 
@@ -16,7 +16,7 @@ def naive(hidden, weight, targets):
 @pytest.mark.parametrize("chunk_elements", [1, 100, 10_000])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_chunks_equal_the_naive_version_with_gradients(monkeypatch, chunk_elements: int, frozen: bool) -> None:
-    monkeypatch.setattr(semantics, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(lm_head, "CHUNK_ELEMENTS", chunk_elements)
     torch.manual_seed(0)
     hidden, weight = torch.randn(3, 9, 8, requires_grad=True), torch.randn(50, 8, requires_grad=not frozen)
     responses, masks = torch.randint(0, 50, (3, 9)), (torch.rand(3, 9) < 0.6, torch.rand(3, 9) < 0.4)

@@ -16,14 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vrpo.data.masking import masked_mean
-from vrpo.models.lm_head import LanguageModelHead
-
-CHUNK_ELEMENTS = 1 << 25  # logits held at once: 128 MiB in float32
-
-
-def _chunk_size(weight: Tensor) -> int:
-    """Tokens whose logits are held at once."""
-    return max(1, CHUNK_ELEMENTS // weight.shape[0])
+from vrpo.models.lm_head import LanguageModelHead, chunk_size
 
 
 def _as_head(head: LanguageModelHead | Tensor) -> LanguageModelHead:
@@ -57,7 +50,7 @@ def head_statistics(hidden: Tensor, head: LanguageModelHead | Tensor, targets: T
         entropy, surprisal: float32 [N], in nats.
     """
     head = _as_head(head)
-    size = _chunk_size(head.weight)
+    size = chunk_size(head.weight)
     parts = [_statistics(head.logits(h), y)[:2] for h, y in zip(hidden.split(size), targets.split(size), strict=True)]
     entropy, surprisal = zip(*parts, strict=True)
     return torch.cat(entropy), torch.cat(surprisal)
@@ -100,7 +93,7 @@ class _WeightedStatistics(torch.autograd.Function):
         # Each token weighs about 1 / tokens: in half precision most entries would be 0. A power of two changes nothing else.
         unit = torch.ldexp(a.new_ones(()), torch.frexp(torch.cat([a, b]).max()).exponent) if len(a) else a.new_ones(())
         ctx.unit = unit
-        size = _chunk_size(weight)
+        size = chunk_size(weight)
         for start in range(0, len(hidden), size):
             rows = slice(start, start + size)
             in_entropy, in_surprisal = a[rows, None] / unit, b[rows, None] / unit

@@ -9,16 +9,23 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vrpo.errors import UserError
+from vrpo.models.lora import has_adapters
 from vrpo.models.states import backbone_of, backbone_states, probing
 
 SMALL, LARGE = 2.0**-10, 1e4  # logits that show a factor before any cap acts, and a cap; both exist in half precision
+CHUNK_ELEMENTS = 1 << 25  # logits held at once: 128 MiB in float32
+
+
+def chunk_size(weight: Tensor) -> int:
+    """Tokens whose logits under a head's weight [V, H] are held at once."""
+    return max(1, CHUNK_ELEMENTS // weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,20 @@ class LanguageModelHead:
         if model not in _TRANSFORMS:
             _TRANSFORMS[model] = _transform(model, output)
         return cls(output.weight, getattr(output, "bias", None), *_TRANSFORMS[model])
+
+    @classmethod
+    def plain(cls, model: nn.Module) -> LanguageModelHead | None:
+        """The head of a causal LM, adapters in its backbone or not; None where it is not of this form, or adapters or hooks act on the
+        output layer itself, so that only the model can tell its logits."""
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        output = whole.get_output_embeddings()
+        if has_adapters(output) or output._forward_hooks or output._forward_pre_hooks or whole in _UNKNOWN:
+            return None
+        try:
+            return cls.of(whole)
+        except UserError:
+            _UNKNOWN.add(whole)  # asking costs two passes
+            return None
 
     @classmethod
     def holding(cls, weight: nn.Parameter) -> LanguageModelHead:
@@ -88,6 +109,7 @@ class LanguageModelHead:
 
 
 _TRANSFORMS: WeakKeyDictionary[nn.Module, tuple[float, float | None]] = WeakKeyDictionary()
+_UNKNOWN: WeakSet[nn.Module] = WeakSet()
 
 
 def _transform(model: Any, output: nn.Module) -> tuple[float, float | None]:
