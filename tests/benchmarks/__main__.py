@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from pipeline.arguments import new_parser, one_of, output_file
 
-BENCHMARKS = ("rollout", "grpo", "ppo", "gemm", "semantics", "iteration")
+BENCHMARKS = ("rollout", "grpo", "ppo", "gemm", "semantics", "logprobs", "iteration")
 
 
 def main() -> int:
