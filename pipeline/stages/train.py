@@ -42,7 +42,7 @@ def run(params: Params, method: str, seed: int, record: Any, workspace: Workspac
         log = trainer.run()
     folder = workspace.runs / f"{method}-{seed}"
     trainer.save_pretrained(folder)
-    files.write_jsonl(folder / "log.jsonl", log)
+    files.write_jsonl(folder / "log.jsonl", [stage.without_costs(row) for row in log])
     summary = _summary(trainer, method, seed)
     files.write_json(folder / "run.json", summary)
     for path, context in (
@@ -55,7 +55,7 @@ def run(params: Params, method: str, seed: int, record: Any, workspace: Workspac
     if trainer.critic is not None:
         record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
     state.unlink(missing_ok=True)
-    return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
+    return {**log[-1], "health": len(trainer.health), **stage.phases(trainer.timer)}
 
 
 def new_trainer(params: Params, method: str, seed: int, workspace: Workspace, **options: Any) -> Any:
@@ -124,8 +124,6 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
         "critic": critic,
         "gain": last.get("critic/gain"),  # of the method regulated
         "flip_rates": vars(trainer.reward.rates) if isinstance(trainer.reward, CorrectedReward) else None,  # that rewards are corrected for
-        "seconds": {phase: round(seconds, 2) for phase, seconds in trainer.timer.seconds.items()},
-        "peak_memory_mb": round(stage.peak_memory_mb(), 1),
         "health": [vars(warning) for warning in trainer.health],
     }
 
