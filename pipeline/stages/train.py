@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import files, own_code
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.stages.progress import Progress
 from pipeline.workspace import HERE, Workspace
 from vrpo.config import MEMORY_SETTINGS
 
@@ -22,24 +23,21 @@ Row = dict[str, Any]
 
 def run(params: Params, method: str, seed: int, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Train one method with one seed; returns the last row of the log and the totals."""
-    from tqdm import tqdm
-
     # DVC_ROOT is set by DVC: the checkpoints of an experiment outlive its temporary folder, so that a cancelled one can go on.
     state = Path(os.environ.get("DVC_ROOT", ""), workspace.state, f"{method}-{seed}-{_key(params)}.safetensors")
-    with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
+    progress = Progress(f"{method} seed {seed}", params.train.iterations)
 
-        def on_log(row: dict[str, float]) -> None:
-            bar.update()
-            shown = {"reward": row.get("reward/observed"), "held-out": row.get("validation/accuracy")}
-            bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None})
-            record.metrics(row, step=int(row["iteration"]))
+    def on_log(row: dict[str, float]) -> None:
+        progress.update(row)
+        record.metrics(row, step=int(row["iteration"]))
 
-        def on_resume(rows: list[dict[str, float]]) -> None:
-            bar.update(len(rows))
-            record.resume(rows)
+    def on_resume(rows: list[dict[str, float]]) -> None:
+        if rows:  # none where the value warm-up was under way
+            progress.resume(int(rows[-1]["iteration"]))
+        record.resume(rows)
 
-        trainer = new_trainer(params, method, seed, workspace, checkpoint=state, on_log=on_log, on_resume=on_resume)
-        log = trainer.run()
+    trainer = new_trainer(params, method, seed, workspace, checkpoint=state, on_log=on_log, on_resume=on_resume)
+    log = trainer.run()
     folder = workspace.runs / f"{method}-{seed}"
     trainer.save_pretrained(folder)
     files.write_jsonl(folder / "log.jsonl", [stage.without_costs(row) for row in log])

@@ -166,7 +166,6 @@ def test_responses_are_shown_token_by_token_and_stay_out_of_the_summary(project)
 
 
 def test_summary_keeps_the_contract(project):
-    root, _, _ = project
     summary = read_summary()
     assert {"profile", "runs", "comparisons", "label", "health"} <= summary.keys()
     assert [(run["method"], run["seed"]) for run in summary["runs"]] == [(m, s) for m in METHODS for s in (0, 1, 2)]
