@@ -167,7 +167,7 @@ def start_stage(seed: int, seconds: float) -> subprocess.Popen[str]:
 
 
 def wait_for_runs(wanted: list[tuple[str, str]]) -> None:
-    deadline = time.monotonic() + 60  # a busy machine takes its time to import MLflow
+    deadline = time.monotonic() + 300  # a busy machine takes its time to import MLflow
     while runs() != wanted and time.monotonic() < deadline:
         time.sleep(0.2)
     assert runs() == wanted
