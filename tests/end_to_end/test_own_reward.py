@@ -16,20 +16,18 @@ def score(prompts, responses, *, answer, **columns):
         file.write(f"{len(responses)}\\n")
     return [{value} for response in responses]
 """
-DATA = "".join(json.dumps({"aufgabe": f"{a}+{b}.:", "loesung": str((a + b) % 10)}) + "\n" for a in range(10) for b in range(10))
 CELLS = {"train@grpo-0", "evaluate@grpo-0"}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subprocess.CompletedProcess]:
-    """A checkout with data, column names and a reward of one's own, brought up to date."""
+    """A checkout with a reward of one's own, brought up to date."""
     folder = tmp_path_factory.mktemp("own")
     for name in ("vrpo", "pipeline", "data/own"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "my_rewards.py").write_text(REWARD.replace("{value}", "0.25"))
-    (folder / "mine.jsonl").write_text(DATA)
     project = Project(folder)
     project.run("git", "init", "-q")
     project.dvc("init", "-q")
@@ -41,20 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, subproc
         label={"source": "clean"},
         reward={"kind": "function", "function": "my_rewards.py:score"},
     )
-    make_base_model(folder / "my-model")
-    project.change_params(
-        base={"source": "my-model"}, prepare={"dataset": "mine.jsonl", "columns": {"question": "aufgabe", "answer": "loesung"}}
-    )
     return project, project.run(sys.executable, "-m", "pipeline.repro", "--jobs", "1", MLFLOW_TRACKING_URI="off")
-
-
-def make_base_model(folder: Path) -> None:
-    """The tutorial's: it knows nothing."""
-    from vrpo.models.loading import new_llama, save_model
-    from vrpo.tasks.math.chain import new_tokenizer
-
-    tokenizer = new_tokenizer()
-    save_model(new_llama(tokenizer, hidden_size=32, layers=1, heads=2, seed=0), tokenizer, folder)
 
 
 def test_training_saw_what_the_function_returned(finished: tuple[Project, subprocess.CompletedProcess]) -> None:
@@ -64,8 +49,6 @@ def test_training_saw_what_the_function_returned(finished: tuple[Project, subpro
     assert (folder / "asked.txt").exists()
     evaluation = json.loads((folder / "data/evaluations/grpo-0.json").read_text())
     assert evaluation["noise"]["kind"] == "own_reward" and evaluation["noise"]["function"] == "my_rewards.py:score"
-    rows = [json.loads(line) for line in (folder / "data/prepared/train.jsonl").read_text().splitlines()]
-    assert all(row["question"].endswith(".:") and row["source"] == "mine" for row in rows)
 
 
 def test_the_end_shows_results_and_what_to_do_next(finished: tuple[Project, subprocess.CompletedProcess]) -> None:
