@@ -22,7 +22,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro test bench study ui flow serve stop smollm2 clean
+.PHONY: help env repro experiments test bench study ui flow serve stop smollm2 clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -44,6 +44,9 @@ $(READY): pyproject.toml constraints.txt
 
 repro: env ## run whatever is out of date, up to the report; JOBS=2 stages at a time
 	@python -m pipeline.repro --jobs $(JOBS)
+
+experiments: env ## this run beside its experiments (`dvc exp run`): what each changed, accuracy by method
+	@dvc exp show --no-pager --only-changed --drop '.*_minus_|(?!Experiment|accuracy/|params\.yaml:|domains\.|profiles\.)'
 
 test: env ## run the tests; three workers, since many a test waits for a process or a clock
 	python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder

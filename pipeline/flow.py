@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline import preflight
 from pipeline.arguments import new_parser, setting, whole
 from pipeline.environment import prefect_environment, speak_safely
 from pipeline.leash import interrupt_on_signals
@@ -58,6 +59,7 @@ def main() -> None:
             raise UserError(f"{root / 'dvc.yaml'}: not found; run from the project's folder")
         if (root / "params.yaml").is_file():
             check_settings(root / "params.yaml", options.overrides or [])
+            preflight.note_changes(root / "params.yaml")
         from pipeline.orchestration.flows import StagesFailed, reproduce
 
         try:

@@ -60,6 +60,8 @@ class PrepareConfig(Section):
     subset: Text | None = None  # hub configuration name
     split: Text = "train"  # hub split
     test_split: Text = "test"  # hub split of `test_dataset`
+    # names that data of your own give their columns, by the names that are known: {question: aufgabe, answer: loesung}
+    columns: Annotated[dict[Text, Text] | None, Unset] = None
     train_size: Count = 2048  # problems; exact for procedural ones, at most that many of others
     validation_size: Count = 256  # likewise
     test_size: Count = 512  # likewise

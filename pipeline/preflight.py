@@ -21,6 +21,7 @@ from vrpo.config import RuntimeConfig
 from vrpo.errors import UserError
 
 Key = tuple[str, ...]
+NOTED = 5  # changed values that are told one by one
 
 
 def check(params: Params) -> None:
@@ -87,13 +88,10 @@ def masked_overrides(path: Path) -> Iterator[tuple[str, str]]:
 
     Yields the value's section and a line that says so; nothing where there is no git or no committed file.
     """
-    command = ["git", "show", f"HEAD:./{path.name}"]
-    try:
-        shown = subprocess.run(command, cwd=path.absolute().parent, capture_output=True, check=True).stdout
-        committed, now = yaml.load(shown, Loader), read_yaml(path)
-    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+    committed = committed_values(path)
+    if committed is None:
         return
-    committed, now = (values | {"domains": with_settings(values.get("domains") or {})} for values in (committed, now))
+    committed, now = (values | {"domains": with_settings(values.get("domains") or {})} for values in (committed, read_yaml(path)))
     chosen = {"domains": now.get("domain", "math"), "profiles": now.get("profile", "tiny")}
     before, after = dict(_leaves(committed)), dict(_leaves(now))
     over = [(), *chosen.items()]  # places of values, each over those before it
@@ -113,6 +111,39 @@ def masked_overrides(path: Path) -> Iterator[tuple[str, str]]:
                 yield own[0], f"{setting} {'.'.join(above)} sets {json.dumps(after[found], default=str)}; set {'.'.join((*above, *own))}"
             if found:
                 break
+
+
+def committed_values(path: Path) -> dict[str, Any] | None:
+    """What a parameter file holds in the commit that is checked out; None where there is no git or no such file in it."""
+    command = ["git", "show", f"HEAD:./{path.name}"]
+    try:
+        return yaml.load(subprocess.run(command, cwd=path.absolute().parent, capture_output=True, check=True).stdout, Loader)
+    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        return None
+
+
+def note_changes(path: Path) -> None:
+    """Say in one line which values differ from the committed file's: a `dvc exp run -S` that fails leaves its own there."""
+    committed = committed_values(path)
+    if committed is None:
+        return
+    before, after = dict(_leaves(committed)), dict(_leaves(read_yaml(path)))
+    said = [
+        f"{'.'.join(key)} = {_shown(after, key)} ({_shown(before, key)} there)"
+        for key in [*after, *(key for key in before if key not in after)]
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+    if said:
+        more = f" and {len(said) - NOTED} more" if len(said) > NOTED else ""
+        print(
+            f"note: {path} differs from the commit in {', '.join(said[:NOTED])}{more}; if that is not meant (a `dvc exp run -S` that fails "
+            f"leaves its values there): git checkout {path.name}",
+            file=sys.stderr,
+        )
+
+
+def _shown(values: dict[Key, Any], key: Key) -> str:
+    return json.dumps(values[key], default=str) if key in values else "nothing"
 
 
 def _leaves(values: Any, place: Key = ()) -> Iterator[tuple[Key, Any]]:

@@ -21,19 +21,22 @@ from typing import Any
 from pipeline import preflight
 from pipeline.arguments import new_parser, whole
 from pipeline.environment import TELEMETRY_OFF, speak_safely
+from pipeline.files import read_json
 from pipeline.leash import interrupt_on_signals
 from pipeline.orchestration.runner import Outcome, Runner, Stage, read_graph_with_parameters, take_turn
 from pipeline.params import load_params
+from pipeline.stages.progress import described
 from pipeline.tracking import send
 from pipeline.tracking.file import FOLDER, read_events
 from vrpo.errors import UserError
 
 REFRESH_SECONDS = 1.0
-SHOWN = {"reward/observed": "reward", "validation/accuracy": "held-out accuracy"}  # metrics of a running training
 NEXT = """
 Report      data/reports/report.html (as text: data/reports/report.md)
 Runs        make ui, metrics and models in MLflow
-Next        profile or domain in params.yaml, or one value:  dvc exp run --temp -S train.gae_lambda=0.95"""
+Change      params.yaml, e.g. methods, noise, profile or domain, and `make repro` again; docs/parameters.md has every key
+Try         dvc exp run --temp -n lambda-95 -S train.gae_lambda=0.95, beside this run; `make experiments` compares
+Own         docs/tutorial.md: data, model and reward of your own"""
 
 
 class View:
@@ -86,19 +89,42 @@ class View:
 
 
 def progress(name: str) -> str:
-    """Of a training, how far its record says it is: ": 2,160 rollouts, reward 0.71, held-out accuracy 0.63"; of others nothing."""
+    """Of a training, how far its record says it is: ": iteration 5 of 12, reward 0.710, 0:09 left"; of others nothing."""
     stage, _, cell = name.partition("@")
     path = FOLDER / f"train-{cell}.jsonl"
     if stage != "train" or not path.exists():
         return ""
     latest: dict[str, float] = {}
+    ended: dict[int, float] = {}
+    iterations = 0
     for event in read_events(path):
         if event["event"] == "start":
-            latest = {}
+            latest, ended, iterations = {}, {}, event["params"]["train.iterations"]
+        elif event["event"] == "resume":  # time that passed before is no one's
+            ended = {max(ended): event["time"]} if ended else {}
         elif event["event"] == "metrics" and event["step"] is not None:
             latest |= event["values"]
-    parts = [f"{latest['rollouts']:,.0f} rollouts"] if "rollouts" in latest else []
-    return ": " + ", ".join(parts + [f"{label} {latest[key]:.3f}" for key, label in SHOWN.items() if key in latest]) if parts else ""
+            ended[event["step"]] = event["time"]
+    return f": {described(latest, iterations, ended)}" if latest else ""
+
+
+def results(summary: dict[str, Any]) -> str:
+    """The methods of a finished run, one a line: accuracy, where it started, seeds."""
+    from pipeline.reporting.sections import mean, spread
+
+    rows = [("Method", "Test accuracy (%)", "Cold start (%)", "Seeds")]
+    for method, values in summary["methods"].items():
+        seeds = str(values["accuracy"]["n"])
+        rows.append((method.upper(), spread(values["accuracy"], 1, 100), mean(values["accuracy_init"], 1, 100), seeds))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"± half a {summary['confidence']:.0%} interval over seeds"])
+
+
+def outlook(root: Path) -> str:
+    """What came out and what to do next."""
+    path = root / "data/reports/summary.json"
+    return f"\n{results(read_json(path))}\n{NEXT}" if path.exists() else NEXT
 
 
 def bring_up_to_date(runner: Runner, stages: list[Stage], view: View) -> dict[str, Outcome]:
@@ -139,17 +165,18 @@ def run(root: Path, jobs: int) -> int:
     """Reproduce the graph in `root`'s turn; returns the exit code."""
     preflight.check(load_params(root / "params.yaml"))
     preflight.warn_of_masked(root / "params.yaml")
+    preflight.note_changes(root / "params.yaml")
     runner = Runner(root, jobs, "repro", {"MLFLOW_TRACKING_URI": "off"})
     with take_turn(root, lambda text: print(text, file=sys.stderr)):
         stages = read_graph_with_parameters(runner, only_warnings(lambda line: print(line, file=sys.stderr)))
         with View(stages).shown() as view:
             outcome = bring_up_to_date(runner, stages, view)
         if all(stage.state == "Cached" for stage in outcome.values()):
-            print("data/reports is up to date")
+            print(f"data/reports is up to date\n{outlook(root)}")
             return 0
         send.sync_or_warn()
     failed = sorted(name for name, stage in outcome.items() if stage.state == "Failed")
-    print(f"\nfailed: {', '.join(failed)}; `make repro` goes on where it stopped" if failed else NEXT)
+    print(f"\nfailed: {', '.join(failed)}; `make repro` goes on where it stopped" if failed else outlook(root))
     return 1 if failed else 0
 
 

@@ -25,6 +25,7 @@ class Workspace:
     evaluations: Path = Path("data/evaluations")
     tokens: Path = Path("data/tokens")
     metrics: Path = Path("data/metrics")
+    costs: Path = Path("data/costs")  # seconds and memory, which DVC does not see
     reports: Path = Path("data/reports")
 
     def __post_init__(self) -> None:

@@ -22,6 +22,13 @@ from vrpo.errors import UserError
 from vrpo.files import hold
 
 LEASH = Path(__file__).parents[1] / "leash.py"
+HINTS = (  # of DVC after each stage that wrote something; `core.autostage`, which ends them, would put files into the user's index instead
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage true",
+    "Use `dvc push` to send your updates to remote storage.",
+)
 TAIL = 15  # lines of a stage's log that are kept to explain a failure
 
 
@@ -119,7 +126,7 @@ class Runner:
             self.stop()
         for line in process.stdout or ():
             text = line.decode(errors="replace").rstrip().rpartition("\r")[2]  # of a progress bar, its last state
-            if text:
+            if text and not text.startswith(HINTS):
                 yield text
         yield process.wait()
         self._running.discard(process)

@@ -16,8 +16,8 @@ from vrpo.metrics.statistics import area, interval
 from vrpo.tasks.base import Measures
 
 REQUIRED = (
-    *("method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic", "seconds"),
-    *("proxy_gap", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb"),
+    *("method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic"),
+    *("proxy_gap", "rollouts", "rollouts_warmup", "policy_updates"),
 )
 
 Curve = tuple[list[float], list[float]]
@@ -25,8 +25,8 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the matrix: its evaluation, the rows of its log, its run.json and some responses by tokens (all but the first may be
-    empty)."""
+    """One cell of the matrix: its evaluation, the rows of its log, its run.json, some responses by tokens, and what training and evaluation
+    cost here (all but the first may be empty)."""
 
     method: str
     seed: int
@@ -34,6 +34,8 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
+    training_costs: dict[str, float] = field(default_factory=dict)
+    evaluation_costs: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -41,8 +43,19 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all training phases together (without run.json: those of the evaluation too)."""
-        return float(sum((self.info.get("seconds") or self.evaluation["seconds"]).values()))
+        """Seconds of all training phases together; NaN where it was not trained here."""
+        return sum(phases_of(self.training_costs).values()) or math.nan
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase of training and evaluation; none where it was not trained here."""
+        trained = phases_of(self.training_costs)
+        return trained | phases_of(self.evaluation_costs) if trained else {}
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """Of the training."""
+        return self.training_costs.get("peak_memory_mb", math.nan)
 
     def curve(self, key: str) -> Curve:
         """Total rollouts (warm-up included) and values of one log key, where it is present and finite."""
@@ -75,10 +88,17 @@ def load_runs(params: Params, workspace: Workspace) -> list[Run]:
         log = read_jsonl(folder / "log.jsonl") if (folder / "log.jsonl").exists() else []
         info = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
         tokens = workspace.tokens / f"{method}-{seed}.json"
-        runs.append(Run(method, seed, evaluation, log, info, read_json(tokens, list) if tokens.exists() else []))
+        costs = [workspace.costs / f"{stage}-{method}-{seed}.json" for stage in ("train", "evaluate")]
+        found = [read_json(path) if path.exists() else {} for path in costs]
+        runs.append(Run(method, seed, evaluation, log, info, read_json(tokens, list) if tokens.exists() else [], *found))
     if not runs:
         raise UserError(f"{workspace.evaluations}: no evaluation of methods {params.methods} with seeds {params.seeds}; run `dvc repro`")
     return runs
+
+
+def phases_of(costs: dict[str, Any]) -> dict[str, float]:
+    """Seconds by phase out of what a stage cost."""
+    return {key.removeprefix("seconds/"): value for key, value in costs.items() if key.startswith("seconds/")}
 
 
 def measures_of(params: Params, runs: list[Run]) -> Measures | None:

@@ -49,7 +49,6 @@ def build(params: Params, runs: list[Run], summary: dict[str, Any], images: dict
         ("Critic", "", [_critic(summary, text)], ["critic"]),
         ("Accuracy by problem length", "", [], ["accuracy_by_length"]),
         ("Noise in labels and rewards", "", [_labels(summary, text), _rewards(runs, summary, text)], []),
-        ("Time", "", [_stages(summary, text), _phases(runs, summary, text)], []),
         ("Health warnings", "" if summary["health"] else text["healthy"], [_health(runs, summary)], []),
     ]
     sections = [
@@ -119,7 +118,6 @@ def verdict(comparison: dict[str, Any]) -> str:
 
 def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Label and value of the lines under the title."""
-    host = summary["machine"]
     noise = runs[0].evaluation["noise"] or {}
     rates = {"label_accuracy": "labels right", "label_error": "preferences wrong:"}
     noises = [str(noise.get("kind", "unknown")).replace("_", " ")]
@@ -129,13 +127,13 @@ def facts(runs: list[Run], summary: dict[str, Any]) -> list[tuple[str, str]]:
     methods = ", ".join(method.upper() for method in summary["methods"])
     seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
     found = [
-        ("Profile", f"{summary['profile']}, code {summary['git']}"),
+        ("Profile", summary["profile"]),
         ("Runs", f"{len(runs)}: {methods} with seeds {seeds}"),
         ("Noise", ", ".join(noises)),
-        ("Machine", f"{host['cpus']} CPUs ({host['processor']}), {host['memory_gb']} GB; Python {host['python']}, torch {host['torch']}"),
     ]
     if summary["champion"]:
         found.append(("Champion", f"{summary['champion']} (best last validation accuracy)"))
+    found.append(("Time, memory, machine", "costs.html beside this page, where the stages ran"))
     if summary["missing_runs"]:
         found.append(("Missing", f"{', '.join(summary['missing_runs'])}: not evaluated, not in this report"))
     return found
@@ -155,8 +153,8 @@ def findings(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _table(headers: list[str], rows: list[list[str]], caption: str = "") -> dict[str, Any] | None:
-    """None without rows."""
+def table_of(headers: list[str], rows: list[list[str]], caption: str = "") -> dict[str, Any] | None:
+    """A table as the templates lay it out; None without rows."""
     return {"headers": headers, "rows": rows, "caption": caption} if rows else None
 
 
@@ -176,10 +174,9 @@ def results_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, An
         "Rollouts": lambda v: mean(v["rollouts"], 0),
         "for value warm-up": lambda v: mean(v["rollouts_warmup"], 0),
         "Policy updates": lambda v: mean(v["policy_updates"], 0),
-        "Training (s)": lambda v: mean(v["seconds"], 0),
     }
     rows = [[method.upper(), *(cell(values) for cell in columns.values())] for method, values in summary["methods"].items()]
-    return _table(["Method", *columns], rows, text["results_table"])
+    return table_of(["Method", *columns], rows, text["results_table"])
 
 
 def _measures(measures: Measures, runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
@@ -195,7 +192,7 @@ def _measures(measures: Measures, runs: list[Run], summary: dict[str, Any]) -> d
 
     headers = ["Method", *(heading.format(largest.get(key)) for heading, key in measures.columns.items())]
     rows = [[method.upper(), *(cell(method, key) for key in measures.columns.values())] for method in summary["methods"]]
-    return _table(headers, rows, measures.caption.format(percent=f"{summary['confidence']:.0%}"))
+    return table_of(headers, rows, measures.caption.format(percent=f"{summary['confidence']:.0%}"))
 
 
 def differences_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
@@ -205,7 +202,7 @@ def differences_table(summary: dict[str, Any], text: dict[str, str]) -> dict[str
         seeds = ", ".join(str(seed) for seed in row["seeds"])
         rows.append([_pair(row), METRICS[row["metric"]], number(row["mean_diff"], 1, 100, "+"), _bounds(row) or "–", seeds, verdict(row)])
     headers = ["Difference", "Measure", "Mean (points)", f"{summary['confidence']:.0%} interval", "Seeds", "What it shows"]
-    return _table(headers, rows, text["differences_table"])
+    return table_of(headers, rows, text["differences_table"])
 
 
 def _critic(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
@@ -220,7 +217,7 @@ def _critic(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | N
         for method, values in summary["methods"].items()
         if any(values[key] for key in columns)
     ]
-    return _table(["Method", *columns.values()], rows, text["critic_table"])
+    return table_of(["Method", *columns.values()], rows, text["critic_table"])
 
 
 def _labels(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
@@ -230,7 +227,7 @@ def _labels(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | N
     values |= {f"measured: {key.replace('_', ' ')}": value for key, value in (label.get("confusion") or {}).items()}
     rows = [[name, f"{value:,}" if isinstance(value, int) else number(value, 3)] for name, value in values.items() if is_number(value)]
     rows += [["set: noise on rewards", channel["description"]] for channel in acting.get("channels", [])]
-    return _table(["Labels", "Value"], rows, text["labels_table"])
+    return table_of(["Labels", "Value"], rows, text["labels_table"])
 
 
 def _rewards(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
@@ -245,28 +242,7 @@ def _rewards(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> 
         if None not in rates:
             rows.append([method.upper(), number(rates[0], 3), number(rates[1], 3), number(rates[0] - rates[1], 3)])
     headers = ["Rewards in training", "Of right responses (TPR)", "Of wrong responses (FPR)", "J = TPR − FPR"]
-    return _table(headers, rows, text["rewards_table"])
-
-
-def _stages(summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
-    costs = summary["stages"]
-    rows = [[stage, str(c["processes"]), number(c["seconds"], 1), number(c["peak_memory_mb"] or None, 0)] for stage, c in costs.items()]
-    if rows:
-        total = [sum(cost[key] for cost in costs.values()) for key in ("processes", "seconds")]
-        rows.append(["all stages", str(total[0]), number(total[1], 1), number(max(c["peak_memory_mb"] for c in costs.values()) or None, 0)])
-    return _table(["Stage", "Processes", "Seconds", "Peak memory (MiB)"], rows, text["stages_table"])
-
-
-def _phases(runs: list[Run], summary: dict[str, Any], text: dict[str, str]) -> dict[str, Any] | None:
-    phases = list(dict.fromkeys(phase for run in runs for phase in run.evaluation["seconds"]))
-    rows = []
-    for method in summary["methods"]:
-        own = [run for run in runs if run.method == method]
-        means = [sum(run.evaluation["seconds"].get(phase, 0.0) for run in own) / len(own) for phase in phases]
-        memory = [run.evaluation["peak_memory_mb"] for run in own if is_number(run.evaluation["peak_memory_mb"])]
-        rows.append([method.upper(), *(number(value, 1) for value in means), number(sum(means), 1), number(max(memory, default=None), 0)])
-    headers = ["Method", *(phase.replace("_", " ") for phase in phases), "all phases", "Peak memory (MiB)"]
-    return _table(headers, rows, text["phases_table"])
+    return table_of(headers, rows, text["rewards_table"])
 
 
 def _health(runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
@@ -276,7 +252,7 @@ def _health(runs: list[Run], summary: dict[str, Any]) -> dict[str, Any] | None:
         metric = f"health/{w['check'].lower().replace(' ', '_')}"  # as `vrpo.metrics.health.health_metrics` names it
         times = sum(row.get(metric) == 1 for row in logs.get((w["method"], w["seed"]), ()))
         rows.append([f"{w['method'].upper()}, seed {w['seed']}", w["check"], str(w["iteration"]), number(times or None, 0), w["message"]])
-    return _table(["Run", "Check", "First iteration", "Times", "What to do"], rows)
+    return table_of(["Run", "Check", "First iteration", "Times", "What to do"], rows)
 
 
 def _pair(comparison: dict[str, Any]) -> str:

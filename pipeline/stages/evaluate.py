@@ -62,15 +62,14 @@ def run(params: Params, method: str, seed: int, record: Any, workspace: Workspac
         "accuracy_init": initial["accuracy"]["mean"],
         "length_inflation": result["response_length"] / max(initial["response_length"], 1e-9),
         "critic": critic,
-        **{key: trained[key] for key in ("iterations", "rollouts", "rollouts_warmup", "policy_updates", "peak_memory_mb", "health")},
-        "seconds": {**trained["seconds"], **{phase: round(seconds, 2) for phase, seconds in timer.seconds.items()}},
+        **{key: trained[key] for key in ("iterations", "rollouts", "rollouts_warmup", "policy_updates", "health")},
     }
     files.write_json(workspace.evaluations / f"{method}-{seed}.json", evaluation)
     tokens = _tokens(params, policy, model, tokenizer, drawn, observed, clean, trained, workspace)
     files.write_json(workspace.tokens / f"{method}-{seed}.json", tokens)
     record.dataset(workspace.prepared / "test.jsonl", "test")
     headline = {"accuracy": result["accuracy"]["mean"], "response_length": result["response_length"], "proxy_gap": result["proxy_gap"]}
-    return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None}
+    return headline | {f"critic/{key}": value for key, value in (critic or {}).items() if value is not None} | stage.phases(timer)
 
 
 def _rewards(params: Params, task: Any, drawn: Any, seed: int, rates: Rates, workspace: Workspace) -> tuple[list[Any], list[Any]]:

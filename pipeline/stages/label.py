@@ -7,6 +7,7 @@ stay beside the labels for measurement only.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from pipeline import files
@@ -14,6 +15,9 @@ from pipeline.params import LabelConfig, Params
 from pipeline.stages import stage
 from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
+
+FEW = 0.5  # share of labelled problems below which the vote is warned of
+CURE = "label.source: clean takes the data's own answers instead, label.votes asks the model more often"
 
 
 def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
@@ -39,8 +43,11 @@ def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, A
         ]
         if not written:
             raise UserError(
-                f"no {name} problem got a label: the base model gave no readable answer; raise label.votes or change base.source"
+                f"label.source = 'majority_vote': the base model {params.base.source!r} gave no readable answer to any {name} problem; {CURE}"
             )
+        if len(written) < FEW * len(rows):
+            share = f"{len(written)} of {len(rows)} {name} problems"
+            print(f"warning: only {share} got a label, to the others the base model gave no readable answer; {CURE}", file=sys.stderr)
         files.write_jsonl(workspace.labels / f"{name}.jsonl", written)
         known = [row["correct"] for row in written if row["correct"] is not None]
         right = sum(known) / len(known) if known else None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import own_code
+from pipeline import own_code, preflight
 from pipeline.files import write_atomically
 from pipeline.params import Params
 from pipeline.stages.stage import main
@@ -28,6 +28,8 @@ HEAD = (
 
 def run(params: Params, workspace: Workspace = HERE) -> None:
     """Write `data/params.yaml`, and in `data/own/` what DVC watches."""
+    if (workspace.root / "params.yaml").exists():
+        preflight.note_changes(workspace.root / "params.yaml")
     if own := own_material(params):
         acting = "; ".join(channel.describe() for channel in params.noise)
         print(f"warning: noise acts on {own} too ({acting}); set noise: [] unless that is meant", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Bring problems into one form and split them.
 
 `prepare.dataset` is "procedural" (the domain's generator), a `.jsonl` file, a folder of data files, or a hub id (see
-`pipeline.stages.problems` for the columns). `id`, `solution`, `source`, `licence`, options and, in train, a noisy `label` are kept where present.
+`pipeline.stages.problems` for the columns, `prepare.columns` for others). `id`, `solution`, `source`, `licence`, options and, in train, a noisy `label` are kept where present.
 Test comes from `prepare.test_dataset`, or is split off.
 Splits never share a question (spaces aside): test wins over the others. Sizes are exact for "procedural", upper limits otherwise.
 
@@ -61,6 +61,8 @@ def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     config, task = params.prepare, load_task(params)
     if config.test_dataset:
         raise UserError("prepare.test_dataset: has no use with prepare.dataset = procedural, whose test problems are generated; remove it")
+    if config.columns:
+        raise UserError("prepare.columns: has no use with prepare.dataset = procedural, which has no columns of its own; remove it")
     splits: dict[str, list[Row]] = {}
     seen: set[str] = set()
     sizes = {"test": config.test_size, "validation": config.validation_size, "train": config.train_size}
@@ -78,13 +80,15 @@ def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
 def _external(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Local or hub data: normalise, drop repeated questions, shuffle by seed, split."""
     config, domain = params.prepare, domain_of(params)
-    placed, repeated, conflicts = _distinct(read_placed(config.dataset, config.subset, config.split, domain, config.seed))
+    columns = config.columns or {}
+    placed, repeated, conflicts = _distinct(read_placed(config.dataset, config.subset, config.split, domain, config.seed, columns))
     overlap = 0
     wanted = {"validation": config.validation_size, "train": config.train_size}
     splits: dict[str, list[Row]] = {}
     if config.test_dataset:
         subset = config.subset if config.test_dataset == config.dataset else None
-        in_test = read_placed(config.test_dataset, subset, config.test_split, domain, config.seed)
+        unlabelled = {name: own for name, own in columns.items() if name != "label"}  # noisy labels are for training alone
+        in_test = read_placed(config.test_dataset, subset, config.test_split, domain, config.seed, unlabelled)
         test, repeated_in_test, conflicts_in_test = _distinct(in_test)
         repeated += repeated_in_test
         conflicts += conflicts_in_test + [both for key in placed if key in test and (both := _conflict(test[key], placed[key]))]

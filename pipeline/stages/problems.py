@@ -6,7 +6,8 @@ Sets and their mirrors name columns differently; here upper case and spaces do n
     answer     answer, gold, final_answer, expected_answer, ground_truth; a list is joined
     solution   solution, explanation, support
 
-A domain's `read_row` may read others: see `vrpo/tasks/math/rows.py` (GSM8K) and `vrpo/tasks/science/rows.py` (options).
+A domain's `read_row` may read others: see `vrpo/tasks/math/rows.py` (GSM8K) and `vrpo/tasks/science/rows.py` (options). Columns by other names
+are read through `prepare.columns`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.files import left_behind, read_lines
@@ -22,6 +24,7 @@ from vrpo.tasks.base import Domain
 from vrpo.tasks.rows import Row
 
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # no tokenizer and no file takes it
+MAY_LACK = {"id", "solution", "label", "source", "licence"}  # columns that some rows may be without
 DATA_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".zip")
 
 
@@ -30,7 +33,9 @@ def read_problems(dataset: str, subset: str | None, split: str, domain: Domain, 
     return [row for _, row in read_placed(dataset, subset, split, domain, seed)]
 
 
-def read_placed(dataset: str, subset: str | None, split: str, domain: Domain, seed: int) -> list[tuple[str, Row]]:
+def read_placed(
+    dataset: str, subset: str | None, split: str, domain: Domain, seed: int, columns: Mapping[str, str] | None = None
+) -> list[tuple[str, Row]]:
     """Places and rows of a source: `id`, `question`, `answer`, `source`, `licence`; `solution`, `label` and `choices` where there are any.
 
     Args:
@@ -38,6 +43,7 @@ def read_placed(dataset: str, subset: str | None, split: str, domain: Domain, se
         subset, split: of a folder or hub id.
         domain: whose reader reads the rows.
         seed: of the options' order.
+        columns: see `renamed`.
 
     Raises:
         UserError: the source is missing or malformed; file and line, or row, are named.
@@ -50,7 +56,36 @@ def read_placed(dataset: str, subset: str | None, split: str, domain: Domain, se
     else:
         raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(_load_with_datasets(dataset, subset, split))]
     name = path.stem if path.suffix == ".jsonl" else dataset
-    return [(place, normalise(row, place, name, domain, seed)) for place, row in raw]
+    return [(place, normalise(row, place, name, domain, seed)) for place, row in renamed(raw, columns or {})]
+
+
+def renamed(raw: list[tuple[str, Row]], columns: Mapping[str, str]) -> list[tuple[str, Row]]:
+    """Places and rows whose columns have the names that they are read by.
+
+    Args:
+        columns: names in the source by the names wanted instead; upper case and spaces do not matter. Other columns stay as they are.
+
+    Raises:
+        UserError: a row lacks a column, or, of those that a row may be without, every row does.
+    """
+    rows = [(place, {_plain(key): value for key, value in row.items()}) for place, row in raw] if columns else raw
+    for name, own in columns.items():
+        without = [place for place, row in rows if _plain(own) not in row]
+        if without and (_plain(name) not in MAY_LACK or len(without) == len(rows)):
+            there = ", ".join(next(row for place, row in raw if place == without[0])) or "none"
+            raise UserError(
+                f"{without[0]}: no column {own!r}, which prepare.columns reads as {name}; there are: {there}; correct prepare.columns or the row"
+            )
+    pairs = [(_plain(name), _plain(own)) for name, own in columns.items()]
+    taken = {own for _, own in pairs}
+    return [
+        (place, {key: value for key, value in row.items() if key not in taken} | {name: row[own] for name, own in pairs if own in row})
+        for place, row in rows
+    ]
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace(" ", "_")
 
 
 def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Row]:
@@ -91,7 +126,7 @@ def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Ro
 
 def normalise(raw: Row, place: str, name: str, domain: Domain, seed: int = 0) -> Row:
     """One row in the common form; errors name `place`, `name` stands in for a missing id and source."""
-    columns = {str(key).lower().replace(" ", "_"): value for key, value in raw.items()}
+    columns = {_plain(key): value for key, value in raw.items()}
     for key, value in columns.items():
         if half := LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False, default=str)):
             raise UserError(f"{place}: `{key}` holds half a character ({half[0]!r}); correct or remove the row")

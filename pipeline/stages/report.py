@@ -2,21 +2,17 @@
 
 Reads `data/evaluations/*.json`, `data/runs/*/{log.jsonl,run.json}`, `data/metrics/*.json` and `data/labels/noise.json`;
 everything but the evaluations may be missing, and the report then says less. Writes `data/reports/summary.json`,
-`report.md`, `report.html` and `figures/*.png`. Shares are 0..1 in the summary, times in seconds.
+`report.md`, `report.html` and `figures/*.png`. Shares are 0..1 in the summary. What the run cost where it ran is not among them, so that the
+same run again gives the same bytes: that goes to `data/reports/costs.json` and `costs.html`, which neither git nor DVC keeps.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import platform
 import shutil
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline import graph
 from pipeline.files import read_json, read_jsonl, write_atomically, write_json
 from pipeline.params import Params
 from pipeline.reporting.runs import Run, compare, is_number, learning_areas, load_runs, measures_of
@@ -45,7 +41,7 @@ def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, f
     Raises:
         UserError: there is no evaluation of the matrix in params.yaml, or one is not what `evaluate` writes.
     """
-    from pipeline.reporting import figures, sections
+    from pipeline.reporting import costs, figures, sections
 
     runs = load_runs(params, workspace)
     summary = summarise(params, runs, register_champion(record, runs, workspace), workspace)
@@ -55,7 +51,11 @@ def run(params: Params, record: Any, workspace: Workspace = HERE) -> dict[str, f
     for name, autoescape in (("report.html", True), ("report.md", False)):
         write_atomically(workspace.reports / name, _render(f"{name}.jinja", content, autoescape))
     write_json(workspace.reports / "summary.json", summary)
-    for name in ("summary.json", "report.md", "report.html", "figures"):
+    spent = costs.collect(params, runs, workspace.costs)
+    write_json(workspace.reports / "costs.json", spent)
+    page = _render("report.html.jinja", costs.build(spent, summary["confidence"]), autoescape=True)
+    write_atomically(workspace.reports / "costs.html", page)
+    for name in ("summary.json", "report.md", "report.html", "figures", "costs.html"):
         record.artifact(workspace.reports / name)
     print(f"{len(runs)} runs compared: {workspace.reports}/report.html")
     return metrics_of(summary)
@@ -72,20 +72,17 @@ def summarise(params: Params, runs: list[Run], champion: str | None, workspace: 
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
         values = {key: [value for run in own if is_number(value := _value(run.evaluation, key, measures))] for key in keys}
-        values |= {"seconds": [run.seconds for run in own], "aulc": [areas[run.name] for run in own if run.name in areas]}
+        values["aulc"] = [areas[run.name] for run in own if run.name in areas]
         methods[method] = {key: interval(found, confidence) if found else None for key, found in values.items()}
     noise = workspace.labels / "noise.json"
     return {
         "profile": params.profile,
-        "git": git_version(),
-        "machine": machine(),
         "confidence": confidence,
         "champion": champion,
         "runs": [run.evaluation for run in runs],
         "missing_runs": sorted(cells - {run.name for run in runs}),
         "methods": methods,
         "comparisons": compare(runs, accuracies, "accuracy", confidence) + compare(runs, areas, "aulc", confidence),
-        "stages": stage_costs(cells, workspace.metrics),
         "label": read_json(noise) if noise.exists() else None,
         "health": [{"method": run.method, "seed": run.seed, **warning} for run in runs for warning in run.info.get("health") or []],
     }
@@ -99,22 +96,6 @@ def _value(evaluation: dict[str, Any], key: str, measures: Measures | None) -> A
     return evaluation[key]["mean"] if key == "accuracy" else evaluation[key]
 
 
-def stage_costs(cells: set[str], folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds and peak memory (MiB) per stage, summed (memory: largest) over the cells of the matrix."""
-    costs: dict[str, dict[str, float]] = {}
-    for path in sorted(folder.glob("*.json")):
-        stage, _, cell = path.stem.partition("-")
-        metrics = read_json(path)
-        if stage == "report" or (cell and cell not in cells) or not is_number(metrics.get("seconds")):
-            continue
-        cost = costs.setdefault(stage, {"processes": 0, "seconds": 0.0, "peak_memory_mb": 0.0})
-        cost["processes"] += 1
-        cost["seconds"] = round(cost["seconds"] + metrics["seconds"], 2)
-        cost["peak_memory_mb"] = max(cost["peak_memory_mb"], metrics.get("peak_memory_mb") or 0.0)
-    order = list(graph.stages())
-    return {stage: costs[stage] for stage in sorted(costs, key=lambda stage: order.index(stage) if stage in order else len(order))}
-
-
 def register_champion(record: Any, runs: list[Run], workspace: Workspace) -> str | None:
     """Propose the policy with the best last *validation* accuracy (the test split only reports) as champion; returns its run's name."""
     from pipeline.tracking.file import digest
@@ -124,40 +105,6 @@ def register_champion(record: Any, runs: list[Run], workspace: Workspace) -> str
     measured = {"n": len(read_jsonl(validation)), "data": digest(validation)[:16]} if validation.exists() else {}
     candidates = [{**run.evaluation, "accuracy": {"mean": known[run.name], **measured}} for run in runs if run.name in known]
     return record.champion(candidates, workspace.runs) if candidates else None
-
-
-def git_version() -> str:
-    """Short commit, with "-dirty" if tracked files other than the pipeline's own outputs differ; "unknown" outside git."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock", ":(exclude)data")
-        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def machine() -> dict[str, Any]:
-    """What the run's times depend on."""
-
-    def installed(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpus": os.cpu_count(),
-        "processor": models[0] if models else platform.processor() or platform.machine(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": platform.system(),
-        **{"python": platform.python_version(), "torch": installed("torch"), "transformers": installed("transformers")},
-    }
 
 
 def metrics_of(summary: dict[str, Any]) -> dict[str, float | int | str]:

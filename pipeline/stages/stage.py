@@ -23,17 +23,31 @@ EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOME
 RETRYABLE = 75  # exit code of a stage for which trying again may help (EX_TEMPFAIL of sysexits.h)
 
 
+COSTS = ("seconds", "peak_memory_mb", "tokens_per_second")  # metrics, by the first part of their names, that differ from run to run
+
+
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def without_costs(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Those metrics that the same parameters bring again, whatever the machine and the hour."""
+    return {key: value for key, value in metrics.items() if key.partition("/")[0] not in COSTS}
+
+
+def phases(timer: Any) -> dict[str, float]:
+    """Seconds of a `vrpo.timing.Timer` by phase, as metrics."""
+    return {f"seconds/{phase}": round(seconds, 2) for phase, seconds in timer.seconds.items()}
 
 
 def main(name: str, run: Callable[..., dict[str, Any]], description: str | None, *, cell: bool = False, recorded: bool = True) -> None:
     """Run a stage from the command line.
 
     `run(params)` (or `run(params, method, seed)` for the cells of the matrix) does the work and returns its metrics,
-    which go to `data/metrics/<name>.json` and, where it is `recorded`, to the records that MLflow mirrors. A `UserError` ends the process with
-    exit code 1 and its message alone; a connection that broke, timed out or was never made with exit code 75, which `pipeline.flow` tries again.
+    which go to `data/metrics/<name>.json` (`COSTS` among them to `data/costs/`, out of DVC's sight) and, where it is `recorded`, to the
+    records that MLflow mirrors. A `UserError` ends the process with exit code 1 and its message alone; a connection that broke, timed out or
+    was never made with exit code 75, which `pipeline.flow` tries again.
     """
     speak_safely()
     parser = new_parser(f"pipeline.stages.{name}", description)
@@ -81,4 +95,6 @@ def _run_recorded(name: str, run: Callable[..., dict[str, Any]], params: Params,
         metrics = run(params, *arguments, record=record)
         metrics = {**metrics, "seconds": round(time.perf_counter() - start, 2), "peak_memory_mb": round(peak_memory_mb(), 1)}
         record.metrics(metrics)
-    write_json(HERE.metrics / f"{label}.json", metrics)
+    kept = without_costs(metrics)
+    write_json(HERE.costs / f"{label}.json", {key: value for key, value in metrics.items() if key not in kept})
+    write_json(HERE.metrics / f"{label}.json", kept)

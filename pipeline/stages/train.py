@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import files, own_code
 from pipeline.params import Params
 from pipeline.stages import stage
+from pipeline.stages.progress import Progress
 from pipeline.workspace import HERE, Workspace
 from vrpo.config import MEMORY_SETTINGS
 
@@ -22,27 +23,24 @@ Row = dict[str, Any]
 
 def run(params: Params, method: str, seed: int, record: Any, workspace: Workspace = HERE) -> dict[str, Any]:
     """Train one method with one seed; returns the last row of the log and the totals."""
-    from tqdm import tqdm
-
     # DVC_ROOT is set by DVC: the checkpoints of an experiment outlive its temporary folder, so that a cancelled one can go on.
     state = Path(os.environ.get("DVC_ROOT", ""), workspace.state, f"{method}-{seed}-{_key(params)}.safetensors")
-    with tqdm(total=params.train.iterations + 1, desc=f"{method} seed {seed}", unit="iteration") as bar:
+    progress = Progress(f"{method} seed {seed}", params.train.iterations)
 
-        def on_log(row: dict[str, float]) -> None:
-            bar.update()
-            shown = {"reward": row.get("reward/observed"), "held-out": row.get("validation/accuracy")}
-            bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items() if value is not None})
-            record.metrics(row, step=int(row["iteration"]))
+    def on_log(row: dict[str, float]) -> None:
+        progress.update(row)
+        record.metrics(row, step=int(row["iteration"]))
 
-        def on_resume(rows: list[dict[str, float]]) -> None:
-            bar.update(len(rows))
-            record.resume(rows)
+    def on_resume(rows: list[dict[str, float]]) -> None:
+        if rows:  # none where the value warm-up was under way
+            progress.resume(int(rows[-1]["iteration"]))
+        record.resume(rows)
 
-        trainer = new_trainer(params, method, seed, workspace, checkpoint=state, on_log=on_log, on_resume=on_resume)
-        log = trainer.run()
+    trainer = new_trainer(params, method, seed, workspace, checkpoint=state, on_log=on_log, on_resume=on_resume)
+    log = trainer.run()
     folder = workspace.runs / f"{method}-{seed}"
     trainer.save_pretrained(folder)
-    files.write_jsonl(folder / "log.jsonl", log)
+    files.write_jsonl(folder / "log.jsonl", [stage.without_costs(row) for row in log])
     summary = _summary(trainer, method, seed)
     files.write_json(folder / "run.json", summary)
     for path, context in (
@@ -55,7 +53,7 @@ def run(params: Params, method: str, seed: int, record: Any, workspace: Workspac
     if trainer.critic is not None:
         record.model(folder / "value_model", "value_model", {key: value for key, value in log[-1].items() if key.startswith("critic/")})
     state.unlink(missing_ok=True)
-    return {key: value for key, value in log[-1].items() if not key.startswith("time/")} | {"health": len(trainer.health)}
+    return {**log[-1], "health": len(trainer.health), **stage.phases(trainer.timer)}
 
 
 def new_trainer(params: Params, method: str, seed: int, workspace: Workspace, **options: Any) -> Any:
@@ -124,8 +122,6 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
         "critic": critic,
         "gain": last.get("critic/gain"),  # of the method regulated
         "flip_rates": vars(trainer.reward.rates) if isinstance(trainer.reward, CorrectedReward) else None,  # that rewards are corrected for
-        "seconds": {phase: round(seconds, 2) for phase, seconds in trainer.timer.seconds.items()},
-        "peak_memory_mb": round(stage.peak_memory_mb(), 1),
         "health": [vars(warning) for warning in trainer.health],
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ SPLITS = ("train", "validation", "test")
 REQUIRED = ("id", "question", "answer", "source", "licence")
 REPEATED = "questions are not repeated within the split"
 TEMPLATES = Path(__file__).parents[1] / "reporting" / "templates"
+NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # of every page, so that the same data give the same pages
 
 LONGEST_QUESTION = 20_000  # characters, some 5,000 tokens: beyond that a row is a whole file by mistake
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all but tab and newline; halves of characters
@@ -78,6 +80,7 @@ def validate(splits: dict[str, list[Row]], task: Task, declared_noise: float, do
         three "examples"), and the share (0..1) of train rows whose label differs from the answer.
     """
     import great_expectations as gx
+    from great_expectations.core.run_identifier import RunIdentifier
 
     shutil.rmtree(docs, ignore_errors=True)
     context = gx.get_context(mode="ephemeral")
@@ -98,6 +101,7 @@ def validate(splits: dict[str, list[Row]], task: Task, declared_noise: float, do
         outcome = definition.run(
             batch_parameters={"dataframe": frame},
             result_format={"result_format": "COMPLETE", "return_unexpected_index_query": False},
+            run_id=RunIdentifier(run_time=NO_TIME),
         )
         checks += [_check(split, frame, result) for result in outcome.results]
         frames[split] = frame
@@ -229,17 +233,20 @@ def _line(check: dict[str, Any]) -> str:
 
 
 def _make_offline(docs: Path, checks: list[dict[str, Any]]) -> None:
-    """Make the site readable without network.
+    """Make the site readable without network, and the same for the same data.
 
     Great Expectations' pages load styles, scripts and a logo from outside, and its index is filled by such a script. Take
-    those out, put in a small style sheet, and write an index that is plain HTML.
+    those out, put in a small style sheet, and write an index that is plain HTML. Times and random names go too.
     """
     from jinja2 import Environment, FileSystemLoader
 
     style = (TEMPLATES / "data_docs.css").read_text(encoding="utf-8")
     outside = re.compile(r"<script\b.*?</script>|<style\b.*?</style>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>", re.DOTALL)
+    passing = re.compile(
+        rf"-[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}|\b(?!1970)\d{{8}}T\d{{6}}\.\d{{6}}Z|{NO_TIME:%Y-%m-%dT%H:%M:%SZ}"
+    )
     for page in docs.rglob("*.html"):
-        text = outside.sub("", page.read_text(encoding="utf-8"))
+        text = passing.sub("", outside.sub("", page.read_text(encoding="utf-8")))
         page.write_text(text.replace("</head>", f"<style>{style}</style></head>"), encoding="utf-8")
     shutil.rmtree(docs / "static", ignore_errors=True)
     pages = {split: next(docs.glob(f"validations/{split}/**/*.html")).relative_to(docs).as_posix() for split in SPLITS}

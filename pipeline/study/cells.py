@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import graph, own_code
 from pipeline.files import LONE_SURROGATES, read_json, read_jsonl, write_json
 from pipeline.params import Params
+from pipeline.reporting.runs import phases_of
 from pipeline.study.file import UNDECIDED, Cell, digest
 from pipeline.tracking.file import Record
 from pipeline.workspace import Workspace
@@ -78,6 +79,7 @@ def run_stage(stage: str, params: Params) -> None:
 def run_cell(cell: Cell) -> dict[str, Any]:
     """Train and evaluate one cell in a folder of its own; returns its line."""
     from pipeline.stages import critic, evaluate, train
+    from pipeline.stages.stage import peak_memory_mb, without_costs
     from pipeline.tracking import record as tracking
 
     start, folder = time.perf_counter(), folder_of_cell(cell)
@@ -96,10 +98,11 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         if cell.kind == "critic":
             line |= critic.run(*arguments)
         else:
-            train.run(*arguments)
-            record.metrics({"test": evaluate.run(*arguments)})
+            trained, tested = train.run(*arguments), evaluate.run(*arguments)
+            record.metrics({"test": without_costs(tested)})
             evaluation = read_json(place.evaluations / f"{name}.json")
             line |= {key: value for key, value in evaluation.items() if key not in ("method", "seed", "domain")}
+            line |= {"seconds": phases_of(trained) | phases_of(tested), "peak_memory_mb": round(peak_memory_mb(), 1)}
             line["log"] = _columns(read_jsonl(place.runs / name / "log.jsonl"))
     record.end("FINISHED")
     shutil.rmtree(folder)

@@ -32,6 +32,7 @@ STORED_PATHS = (  # tables and columns in which MLflow's database keeps places o
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+HEADLINE = ("validation/accuracy", "accuracy")  # metrics that come before all others of a run
 BATCH = 1000  # metrics per request; MLflow allows no more
 
 
@@ -132,7 +133,11 @@ def mirror(path: Path, client: MlflowClient, *, closing: bool) -> None:
 
 
 class _Mirror:
-    """One pass over a record file. State: `position` in bytes; `run`, MLflow's id (None: deleted by the user); `open`."""
+    """One pass over a record file. State: `position` in bytes; `run`, MLflow's id (None: deleted by the user); `open`; `held`, points of
+    system metrics that wait for the first of another kind, None once that has come.
+
+    MLflow's page that compares runs opens on the metric that came first to all of them: it should be one that says how good they are.
+    """
 
     def __init__(self, path: Path, client: MlflowClient) -> None:
         self.client = client
@@ -161,7 +166,7 @@ class _Mirror:
         """The side file's state; a fresh one if there is none, it is about another store, or its run vanished with a database."""
         from mlflow.exceptions import MlflowException
 
-        fresh = {"uri": tracking_uri(), "position": 0, "run": None, "open": False}
+        fresh = {"uri": tracking_uri(), "position": 0, "run": None, "open": False, "held": None}
         saved = parse(self.side.read_bytes()) if self.side.exists() else None
         if not saved or saved.get("uri") != fresh["uri"]:
             return fresh
@@ -172,7 +177,7 @@ class _Mirror:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return fresh
-        return saved
+        return fresh | saved
 
     def _flush(self, position: int) -> None:
         """Send what has gathered, then note that everything before `position` is in MLflow."""
@@ -203,7 +208,7 @@ class _Mirror:
             tags = {**event["tags"], RECORD_TAG: event["record"]}
             run = self.client.create_run(experiment, _milliseconds(event), tags, event["name"])
         active = run.info.lifecycle_stage == "active"
-        self.state.update(run=run.info.run_id if active else None, experiment=experiment, open=active)
+        self.state.update(run=run.info.run_id if active else None, experiment=experiment, open=active, held=[])
         params = [Param(key, str(value)[:6000]) for key, value in event["params"].items()]
         for first in range(0, len(params) if active else 0, 100):
             self.client.log_batch(run.info.run_id, params=params[first : first + 100])
@@ -213,11 +218,18 @@ class _Mirror:
         self.state["open"] = True
 
     def _on_metrics(self, event: dict[str, Any]) -> None:
-        for key, value in event["values"].items():
+        for key in sorted(event["values"], key=lambda key: key not in HEADLINE):
+            value = event["values"][key]
             if isinstance(value, str):
                 self.tags[key] = value[:5000]
             else:
                 self.points.append((key, float(value), _milliseconds(event), event["step"] or 0))
+        self._release()
+
+    def _release(self) -> None:
+        """Send the system metrics that waited."""
+        self.points += map(tuple, self.state["held"] or ())
+        self.state["held"] = None
 
     def _on_artifact(self, event: dict[str, Any]) -> None:
         if path := self._unchanged(event):
@@ -241,7 +253,11 @@ class _Mirror:
         self.client.log_batch(run, metrics=points)
 
     def _on_system(self, event: dict[str, Any]) -> None:
-        self._on_metrics(event)
+        points = [(key, value, _milliseconds(event), event["step"]) for key, value in event["values"].items()]
+        if self.state["held"] is None:
+            self.points += points
+        else:
+            self.state["held"] += points
 
     def _on_dataset(self, event: dict[str, Any]) -> None:
         """The file stays where it is: MLflow gets its name, digest and number of rows."""
@@ -260,6 +276,7 @@ class _Mirror:
     def _on_end(self, event: dict[str, Any]) -> None:
         if "error" in event:
             self.tags["error"] = event["error"]
+        self._release()
         self._send()  # whoever sees a closed run may count on all that it holds
         self.client.set_terminated(self.state["run"], event["status"], _milliseconds(event))
         self.state["open"] = False

@@ -50,7 +50,7 @@ def project(tmp_path_factory) -> Project:
     folder = tmp_path_factory.mktemp("project")
     for name in ("vrpo", "pipeline"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "params.yaml"):
+    for name in ("dvc.yaml", "params.yaml", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     copy = Project(folder)
     shutil.copytree(ROOT / "data/own", folder / "data/own")

@@ -26,7 +26,7 @@ def finished(project):
 
 def test_summary_holds_the_contract(finished) -> None:
     summary = json.loads((finished.folder / "data/reports/summary.json").read_text())
-    assert {"profile", "git", "machine", "runs", "comparisons"} <= set(summary)
+    assert {"profile", "runs", "comparisons"} <= set(summary)
     assert summary["profile"] == "mini"
     assert {(run["method"], run["seed"]) for run in summary["runs"]} == {(method, 0) for method in METHODS}
     for run in summary["runs"]:
@@ -40,14 +40,12 @@ def test_summary_holds_the_contract(finished) -> None:
             "response_length",
             "length_inflation",
             "critic",
-            "seconds",
         }
         assert keys <= set(run)
         low, high = run["accuracy"]["ci95"]
         assert 0 <= low <= run["accuracy"]["mean"] <= high <= 1
         assert run["accuracy"]["n"] == 32
         assert run["rollouts"] <= 192
-        assert all(seconds >= 0 for seconds in run["seconds"].values())
         if run["method"] == "grpo":
             assert run["critic"] is None
         else:
@@ -109,10 +107,29 @@ def test_tracking_mirrors_every_run(finished) -> None:
     assert [point.value for point in sorted(points, key=lambda p: p.step)][: len(log)] == [row["reward/observed"] for row in log]
 
 
+def test_costs_are_told_beside_the_report(finished) -> None:
+    costs = json.loads((finished.folder / "data/reports/costs.json").read_text())
+    assert {"git", "machine", "stages", "methods"} == set(costs)
+    assert costs["stages"]["train"]["processes"] == len(METHODS) and costs["methods"]["vrpo"]["phases"]["rollout"] > 0
+    assert "all stages" in (finished.folder / "data/reports/costs.html").read_text()
+
+
 def test_nothing_reruns_when_nothing_changed(finished) -> None:
     assert finished.stale() == set()
     again = finished.run(sys.executable, "-m", "pipeline.repro", MLFLOW_TRACKING_URI="off")
-    assert again.stdout.splitlines() == ["data/reports is up to date"]
+    lines = again.stdout.splitlines()
+    assert lines[0] == "data/reports is up to date" and sum(line.startswith(("GRPO ", "VRPO ")) for line in lines) == 2
+
+
+def test_the_same_run_again_leaves_git_clean(finished) -> None:
+    """Every stage, by force: what git holds, dvc.lock among it, has every byte that it had."""
+    finished.run("git", "add", "-A")
+    finished.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "results")
+    held = finished.run("git", "ls-files").stdout.split()
+    assert {"dvc.lock", "data/reports/summary.json", "data/reports/report.md", "data/params.yaml"} <= set(held)
+    again = finished.dvc("repro", "--force", MLFLOW_TRACKING_URI="off")
+    assert again.stdout.count("Running stage") == 8 + 2 * len(METHODS)
+    assert finished.run("git", "status", "--porcelain").stdout == ""
 
 
 def test_a_comment_among_the_parameters_reruns_nothing(finished) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -185,7 +186,7 @@ def test_leash_passes_the_exit_code_on() -> None:
 
 
 def _pid_of_sleep() -> int:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not Path("pid.txt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     pid = int(Path("pid.txt").read_text())
@@ -407,15 +408,67 @@ def test_the_view_says_how_far_a_training_is(tmp_path: Path, monkeypatch: pytest
     """Of the latest run in its record; of a stage that trains nothing, nothing."""
     monkeypatch.chdir(tmp_path)
     stages = [Stage("base", (), False), Stage("train@vrpo-0", ("base",), False)]
-    rows = ({"rollouts": 360, "reward/observed": 0.5}, {"rollouts": 720, "reward/observed": 0.625, "validation/accuracy": 0.75})
+    path, start = Path("data/tracking/train-vrpo-0.jsonl"), {"params": {"train.iterations": 2}}
+    rows = [{"iteration": n, "rollouts": 360 * (n + 1), "reward/observed": 0.5 + n / 8, "validation/accuracy": 0.75} for n in range(3)]
     for last in (rows, rows[:1]):
-        record = Record(Path("data/tracking/train-vrpo-0.jsonl"), {})
+        record = Record(path, start)
         for step, row in enumerate(last):
             record.metrics(row, step)
+        if last is rows:
+            assert repro.progress("train@vrpo-0") == ": iteration 2 of 2, reward 0.750, held-out accuracy 0.750"
         record.end("FINISHED")
-    assert repro.progress("train@vrpo-0") == ": 360 rollouts, reward 0.500" and repro.progress("base") == ""
+    assert repro.progress("train@vrpo-0") == ": value warm-up done, reward 0.500, held-out accuracy 0.750" and repro.progress("base") == ""
     view = repro.View(stages)
     view.begin("train@vrpo-0")
     view.end("base", Outcome("Cached", 0.0))
     columns = [list(column.cells) for column in view.render().columns]
-    assert columns[0] == ["train@vrpo-0", "1 of 2 stages done"] and columns[2][0] == "360 rollouts, reward 0.500"
+    assert columns[0] == ["train@vrpo-0", "1 of 2 stages done"] and columns[2][0].startswith("value warm-up done, ")
+
+
+def test_the_view_s_time_left_is_of_the_iterations_since_the_run_went_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [{"event": "start", "params": {"train.iterations": 12}}]
+    lines += [{"event": "metrics", "time": t, "step": n, "values": {"iteration": n, "rollouts": 9}} for n, t in enumerate((100, 110, 120))]
+    for more, left in (([], "01:40"), ([{"event": "resume", "time": 5000}, lines[-1] | {"time": 5030, "step": 3}], "04:30")):
+        lines += more
+        if more:
+            lines[-1]["values"] = {"iteration": 3, "rollouts": 9}
+        path = Path("data/tracking/train-vrpo-0.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert repro.progress("train@vrpo-0").endswith(f" of 12, {left} left")
+
+
+def test_a_finished_run_ends_with_its_results_and_what_to_do_next(tmp_path: Path) -> None:
+    def method(mean: float, ci95: list[float] | None, seeds: int) -> dict:
+        return {"accuracy": {"mean": mean, "ci95": ci95, "n": seeds}, "accuracy_init": {"mean": 0.4795, "ci95": None, "n": seeds}}
+
+    (tmp_path / "data/reports").mkdir(parents=True)
+    summary = {"confidence": 0.95, "methods": {"ppo": method(0.8346, [0.5725, 1.0967], 3), "regulated": method(0.9076, None, 1)}}
+    (tmp_path / "data/reports/summary.json").write_text(json.dumps(summary))
+    lines = repro.outlook(tmp_path).splitlines()
+    assert lines[1:5] == [
+        "Method     Test accuracy (%)  Cold start (%)  Seeds",
+        "PPO        83.5 ± 26.2        47.9            3",
+        "REGULATED  90.8               47.9            1",
+        "± half a 95% interval over seeds",
+    ]
+    commands = "\n".join(lines[5:])
+    for words in ("data/reports/report.html", "make ui", "params.yaml", "dvc exp run --temp", "docs/tutorial.md"):
+        assert words in commands
+    assert repro.outlook(tmp_path / "elsewhere") == repro.NEXT  # another graph, without a report
+
+
+def test_dvc_s_advice_to_add_files_is_left_out_and_nothing_is_staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    shutil.copy(PROJECT / ".dvc/config", ".dvc/config")
+    subprocess.run(["git", "reset", "-q"], check=True)  # `dvc init` stages its own files
+    Path("dvc.yaml").write_text("stages:\n  one: {cmd: echo hello > one.txt, outs: [one.txt: {cache: false}]}\n")
+    lines: list[str] = []
+    outcome = Runner(tmp_path, 1).run("one", lines.append)
+    assert outcome.state == "Ran" and "Running stage 'one':" in lines and Path("dvc.lock").exists()
+    assert not [line for line in lines if "git" in line or "stag" in line.replace("Running stage", "") or "push" in line]
+    assert subprocess.run(["git", "diff", "--cached", "--name-only"], capture_output=True, text=True, check=True).stdout == ""

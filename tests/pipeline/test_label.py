@@ -60,3 +60,25 @@ def test_training_rows_without_a_label_are_no_clean_labels(tmp_path):
         write_jsonl(tmp_path / "data/prepared/train.jsonl", [*rows, broken])
         with pytest.raises(UserError, match="label.source = 'dataset', but 1 of 9 training rows have no `label`, e.g. 8; add it"):
             label.run(params, None, Workspace(tmp_path))
+
+
+@pytest.mark.parametrize("readable", [0, 3])
+def test_a_model_whose_answers_nobody_can_read_is_told_of_clean_labels(tmp_path, monkeypatch, capsys, readable):
+    """As a chat model's are that writes sentences."""
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / f"data/prepared/{split}.jsonl", [{"id": f"{n}", "question": "1+1.:", "answer": "2"} for n in range(8)])
+    labels = ["2"] * readable + [None] * (8 - readable)
+    monkeypatch.setattr(label, "_vote", lambda params, splits, workspace: {name: (labels, []) for name in splits})
+    params = Params(base={"source": "my-chat-model"}, domain="math")
+    if readable:
+        label.run(params, None, Workspace(tmp_path))
+        said = capsys.readouterr().err.splitlines()[0]
+        assert said.startswith("warning: only 3 of 8 train problems got a label")
+    else:
+        with pytest.raises(UserError) as error:
+            label.run(params, None, Workspace(tmp_path))
+        said = str(error.value)
+        assert said.startswith(
+            "label.source = 'majority_vote': the base model 'my-chat-model' gave no readable answer to any train problem"
+        )
+    assert "label.source: clean takes the data's own answers instead" in said

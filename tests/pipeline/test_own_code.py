@@ -224,8 +224,14 @@ def test_a_study_s_cell_finds_it_by_the_same_path(tmp_path: Path, monkeypatch: p
 
 def test_reports_name_it(project: Record) -> None:
     noise = {"kind": "own_reward", "reward": "function", "function": "my_rewards.py:score", "channels": [{"description": "tails"}]}
-    summary = {"machine": dict.fromkeys(("cpus", "processor", "memory_gb", "python", "torch")), "methods": {}, "profile": "", "git": ""}
-    summary |= {"champion": None, "missing_runs": [], "runs": [{"noise": noise}], "label": {"label_accuracy": 0.7}}
+    summary = {
+        "methods": {},
+        "profile": "",
+        "champion": None,
+        "missing_runs": [],
+        "runs": [{"noise": noise}],
+        "label": {"label_accuracy": 0.7},
+    }
     run = SimpleNamespace(evaluation={"noise": noise}, seed=0)
     assert dict(sections.facts([run], summary))["Noise"] == "own reward, my_rewards.py:score, tails"
     assert sections._labels(summary, {"labels_table": ""})["rows"] == [["set: noise on rewards", "tails"]]  # it need not read labels

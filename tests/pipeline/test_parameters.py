@@ -148,3 +148,19 @@ def test_without_git_or_a_committed_file_nothing_is_said(home, monkeypatch) -> N
     assert not list(preflight.masked_overrides(Path("other.yaml")))
     monkeypatch.setenv("PATH", "")
     assert not list(preflight.masked_overrides(Path("params.yaml")))
+
+
+def test_values_that_are_not_the_commits_are_noted(home, capsys) -> None:
+    """A `dvc exp run -S` that fails leaves its values in params.yaml, and the next run would take them."""
+    preflight.note_changes(Path("params.yaml"))
+    assert capsys.readouterr().err == ""
+    write({"train": {"gae_lambda": 0.8}, "evaluate": {"max_problems": 9}})
+    preflight.note_changes(Path("params.yaml"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "note: params.yaml differs from the commit in train.gae_lambda = 0.8 (0.0 there), evaluate.max_problems = 9 (nothing there); "
+    )
+    assert line.endswith("git checkout params.yaml")
+    write({"base": dict.fromkeys(("hidden_size", "layers", "heads", "steps", "batch_size", "seed"), 3)})
+    preflight.note_changes(Path("params.yaml"))
+    assert " and 3 more; if" in capsys.readouterr().err

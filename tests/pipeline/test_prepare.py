@@ -88,6 +88,59 @@ def test_columns_are_normalised_and_extra_ones_kept(project):
     assert by_question["A lot?"]["source"] == "mine"
 
 
+GERMAN = [{"Nr": i, "Aufgabe": f"Was ist {i} + 1?", "Lösung": str(i + 1), "question": "?", "answer": "no"} for i in range(50)]
+COLUMNS = {"id": "Nr", "question": "Aufgabe", "answer": "Lösung"}
+
+
+@pytest.mark.parametrize("source", ["file", "folder"])
+def test_columns_of_other_names_are_read_by_their_names(project, source):
+    if source == "folder":  # the way of hub sets, without the hub
+        (project / "set").mkdir()
+    name = "mine.jsonl" if source == "file" else "set"
+    write_lines(project / ("mine.jsonl" if source == "file" else "set/train.jsonl"), GERMAN)
+    _, splits = run(dataset=name, columns=COLUMNS)
+    found = {row["id"]: (row["question"], row["answer"]) for rows in splits.values() for row in rows}
+    assert found == {str(row["Nr"]): (row["Aufgabe"], row["Lösung"]) for row in GERMAN}
+
+
+def test_a_renamed_column_is_read_by_no_other_name(project):
+    rows = [{"query": f"Why {i}?", "answer": "a long way", "result": str(i), "noisy": "0"} for i in range(40)]
+    write_lines(project / "mine.jsonl", rows)
+    write_lines(project / "test.jsonl", [{"query": "Why, then?", "answer": "a way", "result": "7"}])  # test problems have no noisy labels
+    columns = {"solution": "answer", "gold": "Result", "label": "noisy"}
+    _, splits = run(dataset="mine.jsonl", test_dataset="test.jsonl", columns=columns, label_noise=0.5)
+    row = splits["train"][0]
+    assert (row["solution"], row["label"]) == ("a long way", "0") and row["answer"] in row["question"] and "label" not in splits["test"][0]
+    assert splits["test"][0]["answer"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (GERMAN, {"question": "Aufgaben"}, r"mine.jsonl:1: no column 'Aufgaben', which prepare.columns reads as question; there are: "),
+        (GERMAN, {"question": "Aufgaben"}, "there are: Nr, Aufgabe, Lösung, question, answer; correct prepare.columns or the row"),
+        (GERMAN, COLUMNS | {"solution": "Weg"}, "mine.jsonl:1: no column 'Weg', which prepare.columns reads as solution"),
+        ([*GERMAN, {"Nr": 99, "Aufgabe": "?"}], COLUMNS, "mine.jsonl:51: no column 'Lösung', .* there are: Nr, Aufgabe;"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named_with_those_that_are(project, rows, columns, message):
+    write_lines(project / "mine.jsonl", rows)
+    with pytest.raises(UserError, match=message):
+        run(dataset="mine.jsonl", columns=columns)
+
+
+def test_rows_may_lack_a_solution(project):
+    write_lines(project / "mine.jsonl", [row | ({"Weg": "So."} if row["Nr"] else {}) for row in GERMAN])
+    _, splits = run(dataset="mine.jsonl", columns=COLUMNS | {"solution": "Weg"})
+    assert {row["id"] for rows in splits.values() for row in rows if "solution" not in row} == {"0"}
+
+
+def test_columns_are_of_use_to_data_alone_and_unset_in_what_names_runs(project):
+    with pytest.raises(UserError, match="prepare.columns: has no use with prepare.dataset = procedural"):
+        run(dataset="procedural", columns=COLUMNS)
+    assert "columns" not in Params().model_dump()["prepare"]
+
+
 def test_repeated_questions_are_dropped_and_conflicts_counted(project):
     write_lines(
         project / "mine.jsonl",

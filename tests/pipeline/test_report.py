@@ -28,9 +28,7 @@ CHANNELS = [
 ]
 METHODS = ("ppo", "grpo", "vrpo")
 FINAL = {"ppo": 0.80, "grpo": 0.72, "vrpo": 0.83}
-CONTRACT = {
-    *("method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic", "seconds"),
-}
+CONTRACT = {"method", "seed", "domain", "noise", "accuracy", "accuracy_init", "response_length", "length_inflation", "critic"}
 
 
 class Record:
@@ -88,7 +86,7 @@ def write_run(root: Path, method: str, seed: int, iterations: int = 24) -> None:
     write_jsonl(folder / "log.jsonl", log)
     counts = {"rollouts": 5760, "rollouts_warmup": warmup, "policy_updates": 48}
     info = {"method": method, "seed": seed, "iterations": iterations, **counts, "accuracy_init": 0.41, "critic": correlations}
-    write_json(folder / "run.json", {**info, "seconds": seconds, "peak_memory_mb": 900.0, "health": health})
+    write_json(folder / "run.json", {**info, "health": health})
     accuracy = log[-1]["reward/clean"] + draw.gauss(0, 0.01)
     evaluation = {
         "method": method,
@@ -102,13 +100,15 @@ def write_run(root: Path, method: str, seed: int, iterations: int = 24) -> None:
         "proxy_gap": -0.08 + draw.gauss(0, 0.01),
         "critic": {"ev_observed": 0.14, "ev_clean": 0.38, "corr_mc": correlations["corr_mc_end"], **correlations} if correlations else None,
         **counts,
-        "seconds": {**seconds, "evaluate": 5.0},
-        "peak_memory_mb": 900.0 + draw.random() * 40,
         "accuracy_by_length": {str(n): max(0.05, min(1.0, accuracy + 0.2 - 0.05 * n + draw.gauss(0, 0.02))) for n in range(1, 9)},
     }
     write_json(root / "data/evaluations" / f"{method}-{seed}.json", evaluation)
-    write_json(root / f"data/metrics/train-{method}-{seed}.json", {"seconds": 40.0, "peak_memory_mb": 900.0})
-    write_json(root / f"data/metrics/evaluate-{method}-{seed}.json", {"seconds": 6.5, "peak_memory_mb": 700.0})
+    phases = {f"seconds/{phase}": value for phase, value in seconds.items()}
+    write_json(root / f"data/costs/train-{method}-{seed}.json", {"seconds": 40.0, "peak_memory_mb": 900.0} | phases)
+    write_json(
+        root / f"data/costs/evaluate-{method}-{seed}.json",
+        {"seconds": 6.5, "peak_memory_mb": 700.0, "seconds/evaluate": 4.0 + draw.random()},
+    )
 
 
 def write_project(root: Path, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple[str, ...] = METHODS) -> None:
@@ -116,7 +116,7 @@ def write_project(root: Path, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple
         for seed in seeds:
             write_run(root, method, seed)
     for stage, seconds in {"prepare": 1.2, "validate": 6.1, "base": 95.0, "label": 12.0, "sft": 9.0, "reward": 0.1}.items():
-        write_json(root / f"data/metrics/{stage}.json", {"seconds": seconds, "peak_memory_mb": 600.0})
+        write_json(root / f"data/costs/{stage}.json", {"seconds": seconds, "peak_memory_mb": 600.0})
     confusion = {"true_positive_rate": 0.75, "false_positive_rate": 0.2, "youden_j": 0.55, "scored": 1.0}
     write_json(root / "data/labels/noise.json", {"label_accuracy": 0.71, "confusion": confusion})
 
@@ -130,6 +130,10 @@ def write_tokens(root: Path, method: str, seed: int) -> None:
     common = {"prompt": "2*2+3.:", "tokens": tokens, "observed": 1.0, **numbers}
     kinds = (("wrong, but rewarded", 0.0), ("right and rewarded", 1.0))
     write_json(root / f"data/tokens/{method}-{seed}.json", [{**common, "kind": kind, "clean": clean} for kind, clean in kinds])
+
+
+def read_costs() -> dict:
+    return json.loads(Path("data/reports/costs.json").read_text())
 
 
 def read_summary() -> dict:
@@ -162,9 +166,8 @@ def test_responses_are_shown_token_by_token_and_stay_out_of_the_summary(project)
 
 
 def test_summary_keeps_the_contract(project):
-    root, _, _ = project
     summary = read_summary()
-    assert {"profile", "git", "machine", "runs", "comparisons", "stages", "label", "health"} <= summary.keys()
+    assert {"profile", "runs", "comparisons", "label", "health"} <= summary.keys()
     assert [(run["method"], run["seed"]) for run in summary["runs"]] == [(m, s) for m in METHODS for s in (0, 1, 2)]
     for run in summary["runs"]:
         assert run.keys() >= CONTRACT and {"mean", "ci95", "n"} <= run["accuracy"].keys()
@@ -175,14 +178,46 @@ def test_summary_keeps_the_contract(project):
         assert comparison["seeds"] == [0, 1, 2] and comparison["ci95"][0] < comparison["mean_diff"] < comparison["ci95"][1]
     pairs = {(c["a"], c["b"], c["metric"]) for c in summary["comparisons"]}
     assert pairs == {(a, b, m) for a, b in (("grpo", "ppo"), ("vrpo", "ppo"), ("vrpo", "grpo")) for m in ("accuracy", "aulc")}
-    assert summary["stages"]["train"] == {"processes": 9, "seconds": 360.0, "peak_memory_mb": 900.0}
-    training = [sum(json.loads((root / f"data/runs/ppo-{seed}/run.json").read_text())["seconds"].values()) for seed in (0, 1, 2)]
-    assert summary["methods"]["ppo"]["seconds"]["mean"] == pytest.approx(sum(training) / 3)
-    assert summary["machine"]["cpus"] >= 1 and summary["machine"]["torch"] and summary["missing_runs"] == []
-    assert summary["git"] == "unknown"  # the temporary folder is no checkout
+    assert summary["missing_runs"] == []
     assert summary["health"] == [
         {"method": "ppo", "seed": 1, "check": "dead critic", "iteration": 7, "message": summary["health"][0]["message"]}
     ]
+
+
+def test_costs_are_counted_beside_the_summary_and_shown_on_a_page_of_their_own(project):
+    root, record, _ = project
+    costs = read_costs()
+    assert costs["stages"]["train"] == {"processes": 9, "seconds": 360.0, "peak_memory_mb": 900.0}
+    files = [json.loads((root / f"data/costs/train-ppo-{seed}.json").read_text()) for seed in (0, 1, 2)]
+    training = [sum(value for key, value in file.items() if key.startswith("seconds/")) for file in files]
+    assert costs["methods"]["ppo"]["seconds"]["mean"] == pytest.approx(sum(training) / 3)
+    assert 4.0 < costs["methods"]["ppo"]["phases"]["evaluate"] < 5.0 and costs["methods"]["ppo"]["peak_memory_mb"] == 900.0
+    assert costs["machine"]["cpus"] >= 1 and costs["machine"]["torch"]
+    assert costs["git"] == "unknown"  # the temporary folder is no checkout
+    page = (root / "data/reports/costs.html").read_text()
+    for words in ("all stages", "360.0", "critic_update", f"{costs['machine']['cpus']} CPUs"):
+        assert words in page
+    assert "costs.html" in record.artifacts and "In short" not in page
+
+
+def test_other_times_and_another_machine_change_nothing_that_is_kept(tmp_path, monkeypatch):
+    """What git and DVC keep of a report is the same, byte for byte."""
+    write_project(tmp_path, seeds=(0, 1), methods=("ppo", "vrpo"))
+    monkeypatch.chdir(tmp_path)
+    kept = []
+    for slower in (1.0, 2.5):
+        for path in tmp_path.glob("data/costs/*.json"):
+            write_json(path, {key: slower * value for key, value in json.loads(path.read_text()).items()})
+        monkeypatch.setattr("pipeline.reporting.costs.machine", lambda slower=slower: costs_machine(slower))
+        monkeypatch.setattr("pipeline.reporting.costs.git_version", lambda slower=slower: f"commit-{slower}")
+        report.run(Params(seeds=[0, 1], methods=["ppo", "vrpo"]), Record())
+        reports = tmp_path / "data/reports"
+        kept.append({path.relative_to(reports): path.read_bytes() for path in reports.rglob("*") if path.is_file()})
+    assert {path.name for path in kept[0] if kept[0][path] != kept[1][path]} == {"costs.json", "costs.html"}
+
+
+def costs_machine(slower: float) -> dict:
+    return {"cpus": 2, "processor": f"{slower}", "memory_gb": 8 * slower, "python": "3", "torch": "2"}
 
 
 def test_interval_equals_a_hand_computation():
@@ -230,7 +265,14 @@ def test_html_is_self_contained(project):
     sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page)
     assert len(sources) == 5 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?://|<script|@import|url\(", re.sub(r"base64,[^\"]*", "", page))
-    for words in ("VRPO − PPO", "dead critic", "labels that are right", "Student t interval", "no difference shown", "all stages"):
+    for words in (
+        "VRPO − PPO",
+        "dead critic",
+        "labels that are right",
+        "Student t interval",
+        "no difference shown",
+        "costs.html beside this page",
+    ):
         assert words in page
 
 
@@ -244,7 +286,7 @@ def test_markdown_shows_the_numbers_of_the_summary_and_existing_figures(project)
     for name in figures:
         assert Path("data/reports", name).read_bytes().startswith(b"\x89PNG")
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) >= 7 and all(len({line.count("|") for line in lines}) == 1 and len(lines) >= 3 for lines in tables)
+    assert len(tables) >= 6 and all(len({line.count("|") for line in lines}) == 1 and len(lines) >= 3 for lines in tables)
 
 
 def test_champion_goes_by_validation_accuracy_not_by_test_accuracy(project, tmp_path, monkeypatch):
@@ -263,7 +305,7 @@ def test_champion_goes_by_validation_accuracy_not_by_test_accuracy(project, tmp_
 
 def test_one_seed_without_logs_gives_a_report_that_says_less(tmp_path, monkeypatch):
     write_project(tmp_path, seeds=(0,), methods=("grpo", "vrpo"))
-    for path in [*tmp_path.glob("data/runs/*/*"), *tmp_path.glob("data/metrics/*"), tmp_path / "data/labels/noise.json"]:
+    for path in [*tmp_path.glob("data/runs/*/*"), *tmp_path.glob("data/costs/*"), tmp_path / "data/labels/noise.json"]:
         path.unlink()
     path = tmp_path / "data/evaluations/grpo-0.json"
     evaluation = json.loads(path.read_text())
@@ -277,7 +319,8 @@ def test_one_seed_without_logs_gives_a_report_that_says_less(tmp_path, monkeypat
     assert summary["missing_runs"] == ["grpo-1", "vrpo-1"] and metrics["runs"] == 2
     page = Path("data/reports/report.html").read_text()
     assert "one common seed, no interval: nothing shown" in page and "grpo-1, vrpo-1: not evaluated" in page
-    assert summary["label"] is None and summary["stages"] == {} and summary["champion"] is None
+    assert summary["label"] is None and summary["champion"] is None
+    assert read_costs()["stages"] == {} and read_costs()["methods"]["vrpo"]["seconds"] is None
 
 
 def test_files_of_cells_outside_the_matrix_are_left_out(tmp_path, monkeypatch):
@@ -286,7 +329,7 @@ def test_files_of_cells_outside_the_matrix_are_left_out(tmp_path, monkeypatch):
     report.run(Params(seeds=[0], methods=["vrpo"]), Record())
     summary = read_summary()
     assert [(run["method"], run["seed"]) for run in summary["runs"]] == [("vrpo", 0)]
-    assert summary["stages"]["train"]["processes"] == 1 and summary["comparisons"] == []
+    assert read_costs()["stages"]["train"]["processes"] == 1 and summary["comparisons"] == []
 
 
 def test_user_errors_name_the_file(tmp_path, monkeypatch):

@@ -44,6 +44,10 @@ def test_record_file_tells_the_whole_run_as_it_happens(no_mirror: None) -> None:
         assert (metrics["step"], metrics["values"]) == (3, {"reward/observed": 0.5})
     assert start["name"] == NAME
     assert start["params"]["train.critic.beta"] == 1e-3
+    assert (start["params"]["method"], start["params"]["seed"]) == (
+        "ppo",
+        "0",
+    )  # differ from cell to cell, so that pages that compare show them
     assert {key: start["tags"][key] for key in ("stage", "profile", "method", "seed", "domain", "noise")} == {
         "stage": "train", "profile": "tiny", "method": "ppo", "seed": "0", "domain": "math", "noise": "majority vote of 12"
     }  # fmt: skip
@@ -122,15 +126,27 @@ def test_outage_costs_one_line_and_loses_nothing(
 
 
 def test_hanging_server_is_given_up(workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(tracking, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "GRACE_SECONDS", 120.0)  # for a busy machine; requests are given up after three seconds
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        start = time.monotonic()
         with tracking.record("base", stage="base", params=Params()) as record:
             record.metrics({"loss": 1.0})
-        assert time.monotonic() - start < 3
-    assert len(capfd.readouterr().err.splitlines()) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "did not take all of base: " in line and "no answer" not in line
     assert read_events(Path("data/tracking/base.jsonl"))[-1]["status"] == "FINISHED"
+
+
+def test_a_mirror_that_is_slow_goes_on_alone_and_nobody_is_warned(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """A busy machine needs longer to import MLflow than a stage waits."""
+    monkeypatch.setattr(tracking, "GRACE_SECONDS", 0.05)
+    start = time.monotonic()
+    with tracking.record("train-ppo-0", **TRAIN) as record:
+        record.metrics({"loss": 1.0}, 0)
+    assert time.monotonic() - start < 5 and capfd.readouterr().err == ""
+    wait_for_runs([(NAME, "FINISHED")])
+    assert points("loss") == [0]
 
 
 CHILD = """
@@ -151,7 +167,7 @@ def start_stage(seed: int, seconds: float) -> subprocess.Popen[str]:
 
 
 def wait_for_runs(wanted: list[tuple[str, str]]) -> None:
-    deadline = time.monotonic() + 60  # a busy machine takes its time to import MLflow
+    deadline = time.monotonic() + 300  # a busy machine takes its time to import MLflow
     while runs() != wanted and time.monotonic() < deadline:
         time.sleep(0.2)
     assert runs() == wanted
@@ -258,6 +274,33 @@ def test_data_sets_and_system_metrics_reach_mlflow(workspace: Path, monkeypatch:
     assert select("SELECT value FROM input_tags") == [("training",)]
     assert points("system/process_memory_megabytes")[0] == 0
     assert points("loss") == [0]
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_run_s_first_metric_is_one_that_says_how_good_it_is(workspace: Path, passes: int) -> None:
+    """MLflow's page that compares runs opens on it; those of the system come every ten seconds, a value warm-up takes longer."""
+    record = Record(FILE, {"name": NAME, "tags": {"stage": "train"}, "params": {}})
+    record.system({"system/cpu": 1.0}, 0)
+    if passes == 2:  # the mirror looks in before anything is measured
+        mirror.mirror(FILE, mirror.connect(), closing=False)
+        assert points("system/cpu") == []
+    record.metrics({"iteration": 0, "rollouts": 64, "validation/accuracy": 0.5}, 0)
+    record.system({"system/cpu": 2.0}, 1)
+    record.metrics({"iteration": 1, "rollouts": 96}, 1)
+    record.end("FINISHED")
+    mirror.mirror(FILE, mirror.connect(), closing=True)
+    assert [key for (key,) in select("SELECT key FROM latest_metrics ORDER BY rowid")] == [
+        "validation/accuracy", "iteration", "rollouts", "system/cpu"
+    ]  # fmt: skip
+    assert points("system/cpu") == [0, 1]
+
+
+def test_system_metrics_of_a_run_that_measures_nothing_arrive_at_its_end(workspace: Path) -> None:
+    record = Record(FILE, {"name": NAME, "tags": {"stage": "train"}, "params": {}})
+    record.system({"system/cpu": 1.0}, 0)
+    record.end("FINISHED")
+    mirror.mirror(FILE, mirror.connect(), closing=True)
+    assert points("system/cpu") == [0]
 
 
 def test_system_metrics_do_not_disturb_a_resumption(no_mirror: None) -> None:
