@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (  # from the ground up; rooms of one line do not know each other
     ("vrpo.moved", "vrpo.errors", "vrpo.seeding", "vrpo.timing"),
     ("vrpo.kinds",),
-    ("vrpo.config", "vrpo.files"),
+    ("vrpo.config", "vrpo.files", "vrpo.own_code"),
     ("vrpo.data",),
     ("vrpo.models", "vrpo.tasks"),
-    ("vrpo.rollout",),
+    ("vrpo.rollout", "vrpo.problems"),
     ("vrpo.rewards",),
     ("vrpo.critics",),
     ("vrpo.algorithms",),

@@ -23,10 +23,10 @@ from pipeline import environment, files
 from pipeline.arguments import new_parser
 from pipeline.params import Params, load_params
 from pipeline.preflight import check_machine
-from pipeline.stages.problems import read_problems
 from vrpo.console.arguments import above_zero, input_file, input_folder, one_of, whole
 from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
+from vrpo.problems import read_problems
 from vrpo.tasks.loader import load_domain
 from vrpo.tasks.rows import Row
 
@@ -40,7 +40,7 @@ MMLU_SCIENCE = (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark's questions are. Columns are recognised by `pipeline.stages.problems`.
+    """Where a benchmark's questions are. Columns are recognised by `vrpo.problems`.
 
     Attributes:
         domain: "math" (answers checked by math-verify) or "science" (options, shuffled with the seed).
@@ -74,7 +74,7 @@ BENCHMARKS = {
 
 
 def load_benchmark(name: str, files: Path = FILES, seed: int = 0) -> list[Row]:
-    """All questions of a benchmark in the common form (see `pipeline.stages.problems`).
+    """All questions of a benchmark in the common form (see `vrpo.problems`).
 
     Raises:
         UserError: the name is unknown, or a source is missing, gated or malformed.
