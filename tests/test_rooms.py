@@ -18,7 +18,7 @@ FLOORS = (  # from the ground up; rooms of one line do not know each other
     ("vrpo.critics",),
     ("vrpo.algorithms",),
     ("vrpo.metrics",),
-    ("vrpo.training",),
+    ("vrpo.training", "vrpo.benchmarks"),
     ("vrpo.adapters",),
     ("vrpo.console",),
     ("pipeline.arguments", "pipeline.environment", "pipeline.files", "pipeline.leash", "pipeline.workspace"),

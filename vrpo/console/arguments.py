@@ -75,7 +75,19 @@ def input_folder(text: str) -> Path:
 def output_file(text: str) -> Path:
     """A file that can be written; folders above it are made."""
     path = Path(text)
-    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if path.is_dir() or not os.access(above, os.W_OK) or (above != path and not above.is_dir()):
+    if path.is_dir() or not _writable(path):
         raise argparse.ArgumentTypeError(f"{text!r}: cannot be written; name a file in a folder of yours")
     return path
+
+
+def output_folder(text: str) -> Path:
+    """A folder that can be written to; it and folders above it are made."""
+    path = Path(text)
+    if path.is_file() or not _writable(path):
+        raise argparse.ArgumentTypeError(f"{text!r}: cannot be written to; name a folder of yours")
+    return path
+
+
+def _writable(path: Path) -> bool:
+    above = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return os.access(above, os.W_OK) and (above == path or above.is_dir())

@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
     for key, value in TELEMETRY_OFF.items():
         os.environ.setdefault(key, value)
+    if not sys.stderr.isatty():  # a bar that cannot move is a page of lines
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         arguments.run(arguments)
     except (UserError, OSError) as error:
@@ -46,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser(chosen: str | None) -> Parser:
     """Knows all commands by name, and the arguments of the chosen one."""
-    parser = Parser(prog="vrpo", description=__doc__, epilog="`vrpo COMMAND --help` shows what a command takes")
+    raw = argparse.RawDescriptionHelpFormatter
+    there = commands()
+    lines = [f"  {name:{max(map(len, there))}}  {text.partition(chr(10))[0]}" for name, text in there.items()]
+    parser = Parser(prog="vrpo", description="\n".join([__doc__, "", *lines]), formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"vrpo {__version__}")
-    known = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in commands().items():
-        line = text.partition("\n")[0]
-        command = known.add_parser(
-            name, help=line.replace("%", "%%"), description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+    known = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, help="`vrpo COMMAND --help` shows what it takes")
+    for name, text in there.items():
+        command = known.add_parser(name, description=text, formatter_class=raw)
         if name == chosen:
             module = import_module(f"vrpo.console.{name}")
             module.add_arguments(command)
