@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command: a mistake of the user's is one line and exit code 2, Ctrl-C exit code 130."""
     speak_safely()
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
+    arguments = parser_of(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
     for key, value in TELEMETRY_OFF.items():
         os.environ.setdefault(key, value)
     if not sys.stderr.isatty():  # a bar that cannot move is a page of lines
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
-def _parser(chosen: str | None) -> Parser:
-    """Knows all commands by name, and the arguments of the chosen one."""
+def parser_of(chosen: str | None) -> Parser:
+    """The parser that knows all commands by name, and the arguments of the chosen one."""
     raw = argparse.RawDescriptionHelpFormatter
     there = commands()
     lines = [f"  {name:{max(map(len, there))}}  {text.partition(chr(10))[0]}" for name, text in there.items()]
