@@ -17,7 +17,7 @@ from pipeline.params import Params, load_params
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
-OTHER_TOOLS = {"accelerate", "export", "git"}  # of which nothing here can go stale
+OTHER_TOOLS = {"accelerate", "export", "git", "pip"}  # of which nothing here can go stale
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -102,8 +102,24 @@ def check_python(words: list[str], tmp_path: Path) -> None:
     assert words[1] == "-m"
     module = ROOT / words[2].replace(".", "/")
     source = (module / "__main__.py" if module.is_dir() else module.with_suffix(".py")).read_text()
+    source += "".join(
+        (ROOT / f"vrpo/console/{name}.py").read_text() for name in re.findall(r"^from vrpo\.console\.(\w+)", source, re.MULTILINE)
+    )
     assert [word for word in words[3:] if word.startswith("-") and f'"{word}"' not in source] == []
     assert [word for word in words[3:] if word.startswith("pipeline/") and not (ROOT / word).is_file()] == []
+
+
+def check_vrpo(words: list[str], tmp_path: Path) -> None:
+    from vrpo.console.main import parser_of
+
+    own = {"my-model": "config.json", "my-copies": "gsm8k.jsonl"}
+    for folder, name in own.items():  # what the pages tell of as the reader's own
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    (tmp_path / "prompts.jsonl").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        parser_of(words[1]).parse_args(words[1:])
 
 
 def check_prefect(words: list[str], tmp_path: Path) -> None:
@@ -120,7 +136,7 @@ def check_prefect(words: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 def test_commands_exist_and_what_they_set_takes_effect(words: list[str], tmp_path: Path) -> None:
-    checks = {"dvc": check_dvc, "make": check_make, "python": check_python, "prefect": check_prefect}
+    checks = {"dvc": check_dvc, "make": check_make, "python": check_python, "prefect": check_prefect, "vrpo": check_vrpo}
     assert words[0] in checks or words[0] in OTHER_TOOLS
     if words[0] in checks:
         checks[words[0]](words, tmp_path)
@@ -184,7 +200,7 @@ def test_the_study_of_ones_own_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_line_that_adds_a_benchmark_is_one_of_the_file() -> None:
     (line,) = blocks((ROOT / "docs/operate.md").read_text(), "python")
-    assert line.strip() in (ROOT / "pipeline/tools/benchmark.py").read_text()
+    assert line.strip() in (ROOT / "vrpo/benchmarks/questions.py").read_text()
 
 
 def test_the_page_of_parameters_is_current() -> None:
