@@ -30,7 +30,11 @@ def test_the_default_is_about_a_third_and_divides(iterations: int, group_size: i
         left = config.rollouts - warmup
         assert warmup % (iterations * multiple) == left % (iterations * multiple) == 0 and left >= iterations * minibatches
         each = config.rollouts // iterations
-        assert abs(warmup - config.rollouts / 3) <= iterations * multiple / 2 or left < iterations * (minibatches + multiple) or each < minibatches
+        assert (
+            abs(warmup - config.rollouts / 3) <= iterations * multiple / 2
+            or left < iterations * (minibatches + multiple)
+            or each < minibatches
+        )
 
 
 def test_a_number_is_kept_and_none_leaves_no_trace_in_dumps() -> None:
