@@ -7,6 +7,8 @@ from importlib import import_module
 
 from vrpo.moved import MODULES, forward
 
+__version__ = "0.1.0"
+
 _EXPORTS = {
     "NoiseChannel": "vrpo.rewards.noise",
     "TrainConfig": "vrpo.config",
