@@ -101,7 +101,7 @@ class VRPOConfig(metaclass=_Sorted):
     hub_model_id: str | None = argument(
         None, "where to: a hub id; or a folder, written ./NAME or as an absolute path, which gets the hub's layout"
     )
-    hub_token: str | None = argument(None, "of the hub; None: of `hf auth login`")
+    hub_token: str | None = field(default=None, repr=False, metadata={"help": "of the hub; None: of `hf auth login`"})
     hub_private_repo: bool | None = argument(None, "whether a new repository is private")
     hub_revision: str | None = argument(None, "branch")
 
