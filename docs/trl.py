@@ -46,7 +46,7 @@ def tables() -> str:
 
 def _row(name: str) -> str:
     setting = SETTINGS.get(name, "")
-    section, _, key = setting.partition(".")
+    key = setting.rpartition(".")[2]
     here = "same" if not setting or key == name else f"`{setting}`"
     field = FIELDS[name]
     return (

@@ -135,7 +135,9 @@ def valid(kind: type[T] | TypeAdapter[T], values: Any, section: str) -> T:
     except ValidationError as error:
         issue = error.errors()[0]
         place = [section, *map(str, issue["loc"])]
-        name = ".".join([names.get(".".join(place[:2]), place[1]), *place[2:]]) if len(place) > 1 else ""
+        if section in ("train", "generation"):
+            place = [names.get(".".join(place[:2]), ""), *place[2:]]
+        name = ".".join(filter(None, place))
         if issue["type"] == "value_error":
             raise UserError(": ".join(filter(None, [name, str(issue["ctx"]["error"])]))) from None
         said = f"{name or section} = {shown(issue['input'])}: {issue['msg']}"
