@@ -54,7 +54,7 @@ def read_placed(
     elif path.suffix in DATA_SUFFIXES or path.is_file():
         raise UserError(f"{dataset}: not a format that is read here; convert it to .jsonl, or name the folder that holds it")
     else:
-        raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(_load_with_datasets(dataset, subset, split))]
+        raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(load_rows(dataset, subset, split))]
     name = path.stem if path.suffix == ".jsonl" else dataset
     return [(place, normalise(row, place, name, domain, seed)) for place, row in renamed(raw, columns or {})]
 
@@ -88,7 +88,7 @@ def _plain(name: object) -> str:
     return str(name).lower().replace(" ", "_")
 
 
-def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Row]:
+def load_rows(dataset: str, subset: str | None, split: str) -> list[Row]:
     """Read a hub id, or a local folder of data files, through the `datasets` library."""
     import datasets
 
