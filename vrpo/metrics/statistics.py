@@ -1,4 +1,4 @@
-"""Statistics of reports, studies and benchmarks: intervals, interquartile means, paired differences, areas, pass@k, shares of a headroom."""
+"""Statistics of reports, studies, benchmarks and audits: intervals, interquartile means, paired differences, areas, pass@k, shares of a headroom."""
 
 from __future__ import annotations
 
@@ -46,6 +46,25 @@ def bootstrap(values: Sequence[float], confidence: float = 0.95) -> list[float] 
             if np.isfinite(found).all():
                 break
     return [float(found.low), float(found.high)]
+
+
+def clustered_error(influences: Any, clusters: Any) -> tuple[float, int]:
+    """Standard error of an estimate whose observations come in clusters (CR1), and the number of clusters, of which there are two or more.
+
+    Args:
+        influences: [N] what each observation moves the estimate by; of a mean (y - mean) / N.
+        clusters: [N] integers from 0; observations of different clusters are independent.
+    """
+    sums = np.bincount(clusters, influences)[np.unique(clusters)]
+    return float(np.sqrt(len(sums) / (len(sums) - 1) * np.square(sums).sum())), len(sums)
+
+
+def wilson(share: float, count: float, quantile: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of `count` independent cases, which may be an effective number and so need not be whole."""
+    shrunk = 1 + quantile**2 / count
+    middle = (share + quantile**2 / (2 * count)) / shrunk
+    half = quantile / shrunk * math.sqrt(share * (1 - share) / count + quantile**2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
