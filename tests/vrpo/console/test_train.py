@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_options_arrive(folder, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "weight_decay=0.1"], "weight_decay = 0.1 .*AdamW"),
+        (["--set", "weight_decay=0.1"], "weight_decay = 0.1 .*weights do not decay; leave it out"),
         (["--set", "nothing"], "'nothing': write NAME=VALUE"),
         (["--noise", "flip"], "'flip': write {kind: NAME"),
         (["--method", "gpro"], "there is no 'gpro'"),
@@ -125,8 +126,6 @@ def test_mistakes_are_one_line(folder, capsys, options: list[str], message: str)
         main([*COMMAND, "--output", "run", *options])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1
-    import re
-
     assert re.search(message, said), said
 
 
