@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,7 +45,9 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "reward.py").write_text(REWARD)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vrpo.own_code._FILES", {})
+    monkeypatch.setattr("vrpo.own_code._FILES", {})  # the file of the test before
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "reward", raising=False)
     return tmp_path
 
 
@@ -109,7 +112,7 @@ def test_options_arrive(folder, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "weight_decay=0.1"], "weight_decay = 0.1 .*AdamW"),
+        (["--set", "weight_decay=0.1"], "weight_decay = 0.1 .*weights do not decay; leave it out"),
         (["--set", "nothing"], "'nothing': write NAME=VALUE"),
         (["--noise", "flip"], "'flip': write {kind: NAME"),
         (["--method", "gpro"], "there is no 'gpro'"),
@@ -123,8 +126,6 @@ def test_mistakes_are_one_line(folder, capsys, options: list[str], message: str)
         main([*COMMAND, "--output", "run", *options])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1
-    import re
-
     assert re.search(message, said), said
 
 
