@@ -84,8 +84,9 @@ def show(place: Path, shown: dict[str, Distribution]) -> None:
     """Link into a folder the files of some distributions of this environment, and of no other."""
     owners = defaultdict(set)  # of each name at the top
     for one in distributions():
+        name = canonicalize_name(one.metadata["Name"])
         for file in one.files or ():
-            owners[file.parts[0]].add(canonicalize_name(one.metadata["Name"]))
+            owners[file.parts[0]].add(name)
     for one in shown.values():
         files = [Path(file) for file in one.files or () if file.parts[0] not in ("..", "__pycache__")]
         whole = {file.parts[0] for file in files if owners[file.parts[0]] <= shown.keys()}
