@@ -21,7 +21,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import vrpo
-from tests.vrpo.tiny import reading_policy
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -85,16 +84,18 @@ def show(place: Path, shown: dict[str, Distribution]) -> None:
     """Link into a folder the files of some distributions of this environment, and of no other."""
     owners = defaultdict(set)  # of each name at the top
     for one in distributions():
+        name = canonicalize_name(one.metadata["Name"])
         for file in one.files or ():
-            owners[file.parts[0]].add(canonicalize_name(one.metadata["Name"]))
+            owners[file.parts[0]].add(name)
     for one in shown.values():
-        for file in one.files or ():
-            top = file.parts[0]
-            if top in ("..", "__pycache__"):
-                continue
-            path = Path(top) if owners[top] <= shown.keys() else Path(file)  # a folder that several share: file by file
+        files = [Path(file) for file in one.files or () if file.parts[0] not in ("..", "__pycache__")]
+        whole = {file.parts[0] for file in files if owners[file.parts[0]] <= shown.keys()}
+        for path in {
+            *map(Path, whole),
+            *(file for file in files if file.parts[0] not in whole),
+        }:  # a folder that several share: file by file
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
             if not (place / path).is_symlink():
-                (place / path).parent.mkdir(parents=True, exist_ok=True)
                 (place / path).symlink_to(one.locate_file(path))
 
 
@@ -149,6 +150,8 @@ print(json.dumps([len(names), there, vrpo.__file__, [name for name in vrpo.__all
 
 
 def test_commands_work_where_the_pipeline_is_not(bare: Path, tmp_path: Path) -> None:
+    from tests.vrpo.tiny import reading_policy
+
     reading_policy(tmp_path / "policy")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "1 + 1 ="}\n{"prompt": "2 + 2 ="}\n')
     (tmp_path / "mine.py").write_text("def length(completions, **_):\n    return [len(completion) for completion in completions]\n")
