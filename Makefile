@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; make PYTHON=/path/to/python")'
 	@test -x $(VENV)/bin/python && test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear $(VENV)
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch uv
-	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --all-extras --constraint constraints.txt
+	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra pipeline --extra dev --constraint constraints.txt
 	@uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@echo '$(CURDIR)' > $@
 
