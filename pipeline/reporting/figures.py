@@ -11,7 +11,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = {"regulated": ("#CC79A7", "v"), "vrpo": ("#0072B2", "o"), "ppo": ("#D55E00", "s"), "grpo": ("#009E73", "^")}
+STYLES = {
+    "regulated_gradient": ("#CC79A7", "v"),
+    "regulated": ("#882255", "<"),
+    "vrpo": ("#0072B2", "o"),
+    "ppo": ("#D55E00", "s"),
+    "grpo": ("#009E73", "^"),
+}
 SPARE = (("#4D4D4D", "D"), ("#E69F00", "P"), ("#56B4E9", "X"))
 ROLLOUTS = "total rollouts (thousands, value warm-up included)"
 RC = {

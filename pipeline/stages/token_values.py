@@ -47,7 +47,7 @@ def read_tokens(
         gamma, lam: of the advantages (see `compute_gae`).
         middle: see `choose`.
         penalty: taken off either reward, [B, T].
-        gain: of the method `regulated`, share of the last reward that the critic leaves it; None: another method.
+        gain: of the regulated methods, share of the last reward that the critic leaves it; None: another method.
 
     Returns:
         prompt, tokens (text), kind, observed, clean; entropy of the distribution each token was drawn from and its surprisal, in nats;

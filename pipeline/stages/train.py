@@ -120,7 +120,7 @@ def _summary(trainer: Any, method: str, seed: int) -> dict[str, Any]:
         "policy_updates": trainer.policy_updates,
         "accuracy_init": first.get("validation/accuracy"),
         "critic": critic,
-        "gain": last.get("critic/gain"),  # of the method regulated
+        "gain": last.get("critic/gain"),  # of the regulated methods
         "flip_rates": vars(trainer.reward.rates) if isinstance(trainer.reward, CorrectedReward) else None,  # that rewards are corrected for
         "health": [vars(warning) for warning in trainer.health],
     }

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-METHODS = ("ppo", "grpo", "vrpo", "regulated")
+METHODS = ("ppo", "grpo", "vrpo", "regulated_gradient")
 GRAPH = """
 stages:
   params: {cmd: cp params.yaml data/params.yaml, deps: [params.yaml], outs: [data/params.yaml: {cache: false}]}
