@@ -200,7 +200,7 @@ class Params(Section):
     def _groups_are_whole(self) -> Params:
         """Methods with groups and a critic need a value warm-up that leaves every iteration whole groups."""
         train = self.train
-        if train.critic.warmup_rollouts % (train.iterations * train.group_size):
+        if train.value_warmup(train.group_size) % (train.iterations * train.group_size):
             from vrpo.algorithms.base import find_algorithm  # brings torch, which takes longer than all other checks
 
             try:

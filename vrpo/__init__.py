@@ -26,6 +26,8 @@ _EXPORTS = {
     "NoiseChannel": "vrpo.rewards.noise",
     "TrainConfig": "vrpo.config",
     "Trainer": "vrpo.training.trainer",
+    "VRPOConfig": "vrpo.adapters.config",
+    "VRPOTrainer": "vrpo.adapters.trl",
     "ValueModel": "vrpo.critics.value_model",
     "compute_gae": "vrpo.algorithms.advantages",
     "gaussian_kl": "vrpo.critics.losses",

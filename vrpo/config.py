@@ -77,7 +77,8 @@ class CriticConfig(Section):
     backbone: Literal["separate", "shared"] = "separate"  # its own copy of the cold start, or the policy's transformer
     learning_rate: Positive = 1e-3  # of the value model
     epochs: Count = 1  # passes over each iteration's rollouts
-    warmup_rollouts: Annotated[int, Field(ge=0)] = 2016  # SFT rollouts the critic is fitted to before the policy moves
+    # rollouts of the cold start the critic is fitted to before the policy moves; None: about a third of train.rollouts, so that all divides
+    warmup_rollouts: Annotated[Annotated[int, Field(ge=0)] | None, Unset] = None
     warmup_epochs: Count = 6  # passes over these
     clip_range: Positive | None = None  # value clipping; None: off
     loss_weight: Positive = 1.0  # of the whole value loss; matters where the backbone is shared
@@ -131,10 +132,11 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _budget_divides(self) -> TrainConfig:
         """Every method must be able to spend the same budget to the last response."""
-        left = self.rollouts - self.critic.warmup_rollouts
+        warmup = self.value_warmup()
+        left = self.rollouts - warmup
         if left < self.iterations * self.minibatches:
             raise ValueError(
-                f"rollouts={self.rollouts} leaves {left} after critic.warmup_rollouts={self.critic.warmup_rollouts}, too few for "
+                f"rollouts={self.rollouts} leaves {left} after critic.warmup_rollouts={warmup}, too few for "
                 f"iterations={self.iterations} x minibatches={self.minibatches}; raise rollouts or lower one of the others"
             )
         groups = self.iterations * self.group_size
@@ -146,10 +148,22 @@ class TrainConfig(Section):
             )
         if left % self.iterations:
             raise ValueError(
-                f"critic.warmup_rollouts={self.critic.warmup_rollouts} leaves {left} of rollouts={self.rollouts}, no multiple of "
+                f"critic.warmup_rollouts={warmup} leaves {left} of rollouts={self.rollouts}, no multiple of "
                 f"iterations={self.iterations}; use {self.rollouts - round(left / self.iterations) * self.iterations}"
             )
         return self
+
+    def value_warmup(self, group_size: int = 1) -> int:
+        """Rollouts that a method with a critic spends on its value warm-up: `critic.warmup_rollouts`.
+
+        Where that is None, about a third of the budget: what leaves each iteration the same number of whole groups of `group_size`, and
+        every minibatch a response.
+        """
+        if self.critic.warmup_rollouts is not None:
+            return self.critic.warmup_rollouts
+        each = self.rollouts // self.iterations
+        groups = min(round(each / group_size / 3), (each - self.minibatches) // group_size)
+        return self.iterations * group_size * max(groups, 0)
 
 
 class RuntimeConfig(Section):

@@ -48,12 +48,12 @@ def read_placed(dataset: str, subset: str | None, split: str, domain: Domain, se
     elif path.suffix in DATA_SUFFIXES or path.is_file():
         raise UserError(f"{dataset}: not a format that is read here; convert it to .jsonl, or name the folder that holds it")
     else:
-        raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(_load_with_datasets(dataset, subset, split))]
+        raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(load_rows(dataset, subset, split))]
     name = path.stem if path.suffix == ".jsonl" else dataset
     return [(place, normalise(row, place, name, domain, seed)) for place, row in raw]
 
 
-def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Row]:
+def load_rows(dataset: str, subset: str | None, split: str) -> list[Row]:
     """Read a hub id, or a local folder of data files, through the `datasets` library."""
     import datasets
 

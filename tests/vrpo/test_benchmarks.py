@@ -68,7 +68,7 @@ def test_without_a_file_every_subset_comes_from_the_hub(tmp_path, monkeypatch):
         asked.append((dataset, subset, split))
         return [{"question": f"{subset}?", "choices": ["1", "2", "3", "4"], "answer": 2}]
 
-    monkeypatch.setattr("vrpo.problems._load_with_datasets", load)
+    monkeypatch.setattr("vrpo.problems.load_rows", load)
     rows = load_benchmark("mmlu_science", tmp_path)
     assert asked == [("cais/mmlu", subset, "test") for subset in MMLU_SCIENCE]
     assert all(row["answer"].endswith(". 3") for row in rows)  # the third, though a text is "2"

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 def test_committed_params_are_the_defaults_but_for_the_experiment_s_own() -> None:
     """One truth: what params.yaml sets for the default profile is what the library does by itself, but for the noise of the default run, what
-    critics see and lean on under it, and how long it takes."""
+    critics see and lean on under it, how long it takes, and a value warm-up of a given size."""
     ours, defaults = load_params(ROOT / "params.yaml").model_dump(), resolve_params({}).model_dump()
     own = {"noise", "methods"} | {f"train.{key}" for key in ("gae_lambda", "monte_carlo_prefixes")}
-    own |= {f"train.critic.{key}" for key in ("surprisal_inputs", "warmup_epochs")} | {"evaluate.samples"}
+    own |= {f"train.critic.{key}" for key in ("surprisal_inputs", "warmup_epochs", "warmup_rollouts")} | {"evaluate.samples"}
 
     def differences(a, b, where=""):
         if isinstance(a, dict):
@@ -57,7 +57,7 @@ def test_every_profile_is_valid_and_wins(profile: str) -> None:
         ({"train": {"critic": {"activation_ratio": 1.2}}}, r"activation_ratio = 1.2"),
         ({"methods": ["dpo"]}, r"methods.0 = 'dpo': .*'dr_grpo', 'grpo', .* or 'vrpo'"),
         ({"seeds": []}, r"seeds = \[\]"),
-        ({"train": {"rollouts": 96}}, r"rollouts=96 leaves -1920 after critic.warmup_rollouts=2016"),
+        ({"train": {"rollouts": 96, "critic": {"warmup_rollouts": 2016}}}, r"rollouts=96 leaves -1920 after critic.warmup_rollouts=2016"),
         ({"train": {"rollouts": 4350}}, r"rollouts=4350 is no multiple of iterations=12 x group_size=8.*use 4320"),
         ({"train": {"critic": {"warmup_rollouts": 2020}}}, r"warmup_rollouts=2020 leaves 2300 of rollouts=4320.*use 2016"),
         ({"domain": "maths"}, r"domain = 'maths': use one of dialogue, math, science.*, or FILE.py:NAME"),

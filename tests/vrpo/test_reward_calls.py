@@ -107,7 +107,10 @@ class Later:
         (later, "the reward later is a coroutine function"),
         (Later(), "the reward Later is a coroutine function"),
         (partial(later), "the reward later is a coroutine function"),
-        (lambda completions, solution: [], "wants solution, which is no column of the data; there are prompts, .*answer, step, samples"),
+        (
+            lambda completions, solution: [],
+            "wants solution, which is no column of the data; there are prompts, .*answer, completion_ids, step, samples",
+        ),
         (lambda prompts, responses, *, solution, hint: [], "wants solution, hint"),
         (lambda x: [], r"\(x\) does not say where it takes the responses"),
         (lambda prompts, answer: [], r"\(prompts, answer\) does not say where it takes the responses"),

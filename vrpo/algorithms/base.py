@@ -39,7 +39,7 @@ class Algorithm:
         if kind and config.critic.kind:
             kind = find("critics", config.critic.kind, "train.critic.kind")
         self.critic = kind(config.critic, policy, seed) if kind else None
-        self.warmup_rollouts = config.critic.warmup_rollouts if kind else 0
+        self.warmup_rollouts = config.value_warmup(self.group_size) if kind else 0
         self.memory = nn.Module()
 
     def advantages(self, experience: Experience, rewards: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -115,7 +115,7 @@ def find_algorithm(name: str, config: TrainConfig) -> type[Algorithm]:
     algorithm = find("algorithms", name, "method")
     if algorithm.grouped and config.group_size == 1:
         raise UserError(f"train.group_size = 1: {name} compares the responses to one prompt with each other; use 2 or more")
-    groups, warmup = config.iterations * config.group_size, config.critic.warmup_rollouts
+    groups, warmup = config.iterations * config.group_size, config.value_warmup(config.group_size)
     if algorithm.grouped and algorithm.own_critic and warmup % groups:
         raise UserError(
             f"train.critic.warmup_rollouts = {warmup} is no multiple of iterations = {config.iterations} x group_size = {config.group_size}, "

@@ -8,11 +8,14 @@ from typing import Any
 from vrpo.errors import UserError, shown
 
 TURN_SEPARATOR = "\x1e"  # ASCII's record separator, between the policy's turns in the text of a dialogue
-TAKEN = ("prompts", "responses", "completions", "step", "samples")  # what a reward gets beside the columns
+TOKENS = "completion_ids"  # of each response, as a reward gets them
+TAKEN = ("prompts", "responses", "completions", TOKENS, "step", "samples")  # what a reward gets beside the columns
 EXPECTED = "give a list of texts or of rows with a prompt"
 
 
-def prompt_rows(data: Iterable[Any], tokenizer: Any, what: str = "training data", none: bool = False) -> list[dict[str, Any]]:
+def prompt_rows(
+    data: Iterable[Any], tokenizer: Any, what: str = "training data", none: bool = False, messages: str = ""
+) -> list[dict[str, Any]]:
     """Rows of a data set, their prompts as text. All rows have the same columns; a value that a row lacks is None.
 
     Args:
@@ -22,6 +25,7 @@ def prompt_rows(data: Iterable[Any], tokenizer: Any, what: str = "training data"
         tokenizer: holds the chat template.
         what: the data's name in errors.
         none: whether there may be none.
+        messages: a column that keeps the messages of prompts that are conversations; empty: they are not kept.
 
     Raises:
         UserError: the data is no list of rows, there are no rows, a row has no prompt, a column's name is taken, or a conversation
@@ -33,7 +37,9 @@ def prompt_rows(data: Iterable[Any], tokenizer: Any, what: str = "training data"
         if not isinstance(item, Mapping | str | list):
             raise UserError(f"{where}: {shown(item)} is no row; {EXPECTED}")
         row = dict(item) if isinstance(item, Mapping) else {"prompt": item}
-        row["prompt"] = _prompt_text(row, tokenizer, where)
+        given, row["prompt"] = row.get("prompt"), _prompt_text(row, tokenizer, where)
+        if messages and not isinstance(given, str):
+            row[messages] = list(given)
         if taken := [name for name in row if name in TAKEN or not isinstance(name, str)]:
             raise UserError(
                 f"{where}: a column cannot be called {taken[0]!r}: names are texts other than {', '.join(TAKEN)}; rename or remove it"

@@ -1,8 +1,10 @@
 """How rewards are asked: the arguments a function takes, its scores as plain numbers, its mistakes by name.
 
 A reward is any callable that takes some of these by name: `prompts`, `responses` or `completions` (texts, one per response), the rows'
-other columns, `step` (the iteration) and `samples` (index of each response among those to its prompt). So `f(prompts, responses, **columns)`
-and TRL's `f(completions, **columns)` both work. One that names its first two arguments otherwise gets prompts and responses there.
+other columns (in training also `completion_ids`, the response's tokens), `step` (the iteration) and `samples` (index of each response among
+those to its prompt). So `f(prompts, responses, **columns)` and TRL's `f(completions, **columns)` both work. One that names its first two
+arguments otherwise gets prompts and responses there. One with a method `metrics() -> dict` is asked for it after each iteration's scores: its
+numbers join the log.
 """
 
 from __future__ import annotations

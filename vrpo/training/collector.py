@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.data.batch import Experience, Rollout
+from vrpo.data.prompts import TOKENS
 from vrpo.data.text import decode, encode
 from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
 from vrpo.models.forward import policy_forward, read_logprobs
@@ -55,11 +56,21 @@ class Collector:
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         yield from without_lora(self.policy).state_dict().items()
 
-    def score(self, reward: Reward, rows: Sequence[Row], texts: Sequence[str], step: int, samples: Sequence[int]) -> list[Score]:
-        """One score per response (see `call_reward`)."""
+    def score(self, reward: Reward, rows: Sequence[Row], rollout: Rollout, step: int, samples: Sequence[int]) -> list[Score]:
+        """One score per response (see `call_reward`). The reward is offered the policy's tokens too, as the column `completion_ids`."""
         mine = self.processes.share(len(rows))
-        parts = self.processes.gather(call_reward(reward, rows[mine], texts[mine], step, samples[mine], self.config.reward_timeout))
+        part = rollout[mine]
+        tokens = [ids[mask].tolist() for ids, mask in zip(part.responses, part.response_mask, strict=True)]
+        asked = [row | {TOKENS: ids} for row, ids in zip(rows[mine], tokens, strict=True)]
+        texts = decode(self.tokenizer, part)
+        parts = self.processes.gather(call_reward(reward, asked, texts, step, samples[mine], self.config.reward_timeout))
         return [score for part in parts for score in part]
+
+    def said_of_scores(self, reward: Reward) -> dict[str, float]:
+        """What a reward that has `metrics()` says there about the scores it gave last; the mean over the processes."""
+        parts = self.processes.gather(reward.metrics() if hasattr(reward, "metrics") else {})
+        found = {name: [part[name] for part in parts if name in part] for part in parts for name in part}
+        return {name: sum(values) / len(values) for name, values in found.items()}
 
     @torch.no_grad()
     def read(self, experience: Experience, reference: bool) -> tuple[Experience, dict[str, float]]:
@@ -95,7 +106,7 @@ class Collector:
     def measure(self, rows: Sequence[Row], accuracy: Reward, step: int) -> dict[str, float]:
         """Mean score and length of one response to each held-out row."""
         rollout = self.sample(rows, derive_seed(self.seed, "validation"))
-        scores = self.score(accuracy, rows, decode(self.tokenizer, rollout), step, repeats(rows))
+        scores = self.score(accuracy, rows, rollout, step, repeats(rows))
         require_scores(scores, "responses to the validation data")
         known = [score for score in totals(scores) if score is not None]
         return {"validation/accuracy": sum(known) / len(known), "validation/length": float(rollout.lengths.float().mean())}

@@ -12,7 +12,6 @@ from torch import Tensor
 from vrpo.algorithms.advantages import compute_gae
 from vrpo.algorithms.base import Algorithm
 from vrpo.data.batch import Experience
-from vrpo.data.text import decode
 from vrpo.metrics.critic import cosine
 from vrpo.rewards.experience import new_experience, repeats
 from vrpo.seeding import derive_seed, stream
@@ -57,7 +56,7 @@ def exact_gradient(trainer: Trainer, success: Success) -> Tensor:
     """
     rows = stream(trainer.problems, 0, EXACT_ROLLOUTS, trainer.seed, "exact gradient")
     rollout = trainer.sample(rows, derive_seed(trainer.seed, "exact gradient"))
-    clean = trainer.collector.score(trainer.clean_reward, rows, decode(trainer.tokenizer, rollout), STEPS[0], repeats(rows))
+    clean = trainer.collector.score(trainer.clean_reward, rows, rollout, STEPS[0], repeats(rows))
     experience = new_experience(rollout, clean)
     advantages = compute_gae(experience.rewards, success(experience), experience.response_mask, lam=0.0)
     updater = copy.copy(trainer.updater)

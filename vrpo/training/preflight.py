@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vrpo.config import GenerationConfig
+from vrpo.data.prompts import TOKENS
 from vrpo.data.text import encode, end_tokens, turn_bridge
 from vrpo.errors import UserError
 from vrpo.models.limits import check_prompts
@@ -39,4 +40,4 @@ def check_run(
         check_prompts(policy, tokenizer, prompts, generation.max_new_tokens, what, training=True)
     for function, rows in ((reward, problems), (clean_reward or reward, problems), (clean_reward or reward, validation)):
         if rows:
-            check_reward(function, [name for name in rows[0] if name != "prompt"])
+            check_reward(function, [*(name for name in rows[0] if name != "prompt"), TOKENS])

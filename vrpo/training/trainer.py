@@ -25,7 +25,7 @@ from vrpo.algorithms.base import find_algorithm
 from vrpo.config import GenerationConfig, Precision, RuntimeConfig, TrainConfig
 from vrpo.data.batch import Experience, Rollout
 from vrpo.data.prompts import prompt_rows
-from vrpo.data.text import decode, encode
+from vrpo.data.text import encode
 from vrpo.errors import UserError, shown
 from vrpo.files import sole_writer
 from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings
@@ -75,6 +75,7 @@ class Trainer:
         checkpoint: file that holds the run's state between iterations; None: no checkpoints.
         on_log: called with each iteration's row of metrics.
         on_resume: called once with the rows so far when a run goes on from its checkpoint.
+        proceed: asked in every process before each iteration, with its number; False ends the run there. A later `run` goes on.
 
     With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one writes
     checkpoints and calls `on_log` and `on_resume`.
@@ -102,6 +103,7 @@ class Trainer:
         checkpoint: Path | None = None,
         on_log: Callable[[dict[str, float]], None] = lambda row: None,
         on_resume: Callable[[list[dict[str, float]]], None] = lambda rows: None,
+        proceed: Callable[[int], bool] = lambda iteration: True,
     ) -> None:
         algorithm = find_algorithm(method, config)
         if isinstance(policy, str | Path):
@@ -115,7 +117,7 @@ class Trainer:
         self.problems, self.validation = prompt_rows(problems, tokenizer), prompt_rows(validation, tokenizer, "validation data", none=True)
         self.reward, self.clean_reward, self.accuracy = reward, clean_reward, accuracy or clean_reward or reward
         check_run(policy, tokenizer, self.problems, self.validation, self.generation, environment, reward, clean_reward)
-        self.checkpoint, self.on_log, self.on_resume = checkpoint, on_log, on_resume
+        self.checkpoint, self.on_log, self.on_resume, self.proceed = checkpoint, on_log, on_resume, proceed
         rows = {"training": self.problems, "validation": self.validation}
         tokens = encode(tokenizer, [row["prompt"] for part in rows.values() for row in part])
         self.fingerprint = fingerprint(config, self.generation, rows, tokens, policy, precision=precision, method=method, seed=seed)
@@ -154,16 +156,17 @@ class Trainer:
         self.timer = Timer()
 
     def run(self) -> list[dict[str, float]]:
-        """Train to the end, from the checkpoint if there is one. Returns the log."""
+        """Train to the end, or until `proceed` says so, from the checkpoint if there is one. Returns the log."""
         with sole_writer(self.checkpoint) if self.checkpoint is not None and self.processes.is_main else nullcontext():
             if self.checkpoint is not None and self.checkpoint.exists():
                 self.resume()
-            while self.iteration < self.config.iterations:
+            while self.iteration < self.config.iterations and self.proceed(self.iteration + 1):
                 torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # of whatever draws from it: a user's reward, say
                 row = self.warm_up() if self.iteration < 0 else self.step(self.iteration + 1)
                 self.iteration += 1
                 self._finish_iteration(row)
-        self.updater.require_steps()
+        if self.iteration == self.config.iterations:
+            self.updater.require_steps()
         return self.log
 
     def warm_up(self) -> dict[str, float]:
@@ -230,15 +233,16 @@ class Trainer:
         with self.timer("rollout") as elapsed:
             rollout = self.collector.sample(rows, derive_seed(self.seed, iteration, "rollout"))
         with self.timer("reward"):
-            texts = decode(self.tokenizer, rollout)
-            given = self.collector.score(self.reward, rows, texts, iteration, samples)
-            clean = self.collector.score(self.clean_reward, rows, texts, iteration, samples) if self.clean_reward else None
+            given = self.collector.score(self.reward, rows, rollout, iteration, samples)
+            said = self.collector.said_of_scores(self.reward)
+            clean = self.collector.score(self.clean_reward, rows, rollout, iteration, samples) if self.clean_reward else None
         with self.timer("values"):
             reference = self.config.kl_coefficient > 0 or self._measured(iteration)  # without KL control for the log alone
             experience, found = self.collector.read(new_experience(rollout, given), reference)
         experience = replace(experience, rewards=experience.rewards - self.algorithm.penalty(experience))
         metrics = (
             found
+            | said
             | self.algorithm.metrics(experience)
             | experience_metrics(experience, given, clean, self.algorithm.advantages, self.config.gamma)
         )
