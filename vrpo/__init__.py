@@ -11,6 +11,8 @@ from vrpo.moved import MODULES, forward
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the same names for type checkers, which know nothing of `__getattr__`
+    from vrpo.adapters.config import VRPOConfig as VRPOConfig
+    from vrpo.adapters.trl import VRPOTrainer as VRPOTrainer
     from vrpo.algorithms.advantages import compute_gae as compute_gae
     from vrpo.algorithms.advantages import group_relative_advantages as group_relative_advantages
     from vrpo.algorithms.losses import policy_loss as policy_loss
