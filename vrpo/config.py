@@ -44,7 +44,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 MEMORY_SETTINGS = {
     "runtime": {"device", "threads"},
     "generation": {"batch_size"},
-    "train": {"micro_batch_size", "gradient_checkpointing", "checkpoint_every", "reward_timeout"},
+    "train": {"micro_batch_size", "gradient_checkpointing", "checkpoint_every", "reward_timeout", "sharding", "offload"},
 }
 
 
@@ -120,6 +120,12 @@ class TrainConfig(Section):
     kl_in: Literal["loss", "reward"] = "loss"  # k3 term in the loss, or k1 penalty in the reward
     max_grad_norm: Positive = 1.0  # longer gradients are cut to this
     gradient_checkpointing: bool = False  # less memory for activations, one more forward pass
+    # With several processes: weights, gradients and optimiser states split over all of them, or over those of one machine with a copy on each;
+    # null: every process holds them whole. One process always does.
+    sharding: Annotated[Literal["full", "hybrid"] | None, Unset] = None
+    offload: Annotated[bool, Field(exclude_if=lambda value: not value)] = (
+        False  # shards wait in the host's memory, not in the accelerator's
+    )
     lora: LoRAConfig | None = None  # null: all weights are trained
     checkpoint_every: Count = 1  # iterations between checkpoints
     reward_timeout: Positive | None = None  # seconds that a reward may take over one batch of responses; None: no limit
