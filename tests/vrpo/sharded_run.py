@@ -1,31 +1,52 @@
-"""Steps of sharded runs in several processes, for tests: each process is this file, with what to run and where to leave its results."""
+"""Sharded runs in several processes, for tests. Arguments: `steps` or `train`, a folder for results, the sharding, the step in which one process
+dies (0: none), names of runs."""
 
+import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tiny import timeless, trainer
+from tiny import METHODS, timeless, trainer
 from torch.distributed.tensor import DTensor
 
 from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer
 from vrpo.training.sharding import whole_tensor
 from vrpo.training.trainer import Trainer
 
-VOCABULARY_LORA = {"rank": 2, "target_modules": "all-linear"}
+LORA = {"lora": {"rank": 2}}
+SHARED = {"critic": {"backbone": "shared"}}
 RUNS = {  # method and changes of its parameters, by name
-    "grpo": ("grpo", {}),
-    "ppo": ("ppo", {}),
+    **{method: (method, {}) for method in METHODS},
+    "asyppo": ("asyppo", {}),
+    "pf_ppo": ("pf_ppo", {}),
+    "distributional": ("ppo", {"critic": {"kind": "distributional", "settings": {"quantiles": 12, "heads": 2}}}),
+    "sao": ("ppo", {"critic": {"kind": "sao"}}),
+    "ppo_shared": ("ppo", SHARED),
+    "vrpo_shared": ("vrpo", SHARED),
+    "vrpo_learned": ("vrpo", {"critic": {"semantic_head": "learned"}}),
+    "vrpo_surprisal": ("vrpo", {"critic": {"surprisal_inputs": True}}),
+    "vrpo_shared_surprisal": ("vrpo", {"critic": {"backbone": "shared", "surprisal_inputs": True}}),
+    "grpo_lora": ("grpo", LORA),
+    "ppo_lora": ("ppo", LORA),
+    "vrpo_lora_shared": ("vrpo", LORA | SHARED),
+    "vrpo_lora_surprisal": ("vrpo", LORA | {"critic": {"surprisal_inputs": True}}),
+    "regulated_lora": ("regulated", LORA),
+    "vrpo_recomputed": ("vrpo", {"gradient_checkpointing": True}),
+    "vrpo_offloaded": ("vrpo", {"sharding": "full", "offload": True}),
+    "regulated_states": ("regulated", {"critic": {"settings": {"inputs": "states"}}}),
 }
 
 
-def new_run(name: str, **options) -> Trainer:
+def new_run(name: str, sharding: str | None = None, **options) -> Trainer:
     method, changes = RUNS[name]
+    changes = {"micro_batch_size": 5, "kl_coefficient": 0.1, "sharding": sharding} | changes
     made = generate_problems(40, 0, 1, 3, set())
     problems = [
         {"prompt": ChainTask(max_length=3).prompt(row["question"]), "id": str(i), "answer": row["answer"]} for i, row in enumerate(made)
     ]
-    return trainer(new_tokenizer(), problems, method, changes={"micro_batch_size": 5, "kl_coefficient": 0.1} | changes, **options)
+    return trainer(new_tokenizer(), problems, method, changes=changes, **options)
 
 
 def whole_weights(run: Trainer) -> dict[str, torch.Tensor]:
@@ -48,17 +69,35 @@ def three_steps(run: Trainer) -> dict:
     return {"losses": timeless(losses), "gradients": gradients, "weights": whole_weights(run)}
 
 
-def main(folder: str, sharding: str, names: list[str]) -> None:
-    for name in names:
-        run = new_run(name.removesuffix("+"))
-        if sharding != "null":
-            assert all(isinstance(tensor, DTensor) for tensor in run.updater.models.parameters())
-        found = three_steps(run)
-        if run.processes.is_main:
-            torch.save(found, Path(folder) / f"{name}.pt")
+def steps(folder: Path, name: str, sharding: str) -> None:
+    run = new_run(name, sharding=sharding)
+    models = [run.updater.models, *([run.reference] if run.reference is not None else [])]
+    assert all(isinstance(tensor, DTensor) for model in models for tensor in model.parameters())
+    found = three_steps(run)
+    if run.processes.is_main:
+        torch.save(found, folder / f"{name}.pt")
+
+
+def train(folder: Path, name: str, sharding: str, last: int) -> None:
+    """Train from the checkpoint, if there is one, to the end and save the models; or kill the second process in its optimiser step `last`."""
+    run, count, step = new_run(name, sharding=sharding, checkpoint=folder / name), 0, None
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        if count == last and run.processes.index == 1:
+            os._exit(1)
+        return step(*arguments)
+
+    step, run.updater.step = run.updater.step, counted
+    log = run.run()
+    run.save_pretrained(folder / f"{name}-models")
+    if run.processes.is_main:
+        (folder / f"{name}.json").write_text(json.dumps(timeless(log)))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    RUNS = {name: (method, changes | {"sharding": sys.argv[2]}) for name, (method, changes) in RUNS.items()}
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    what, folder, sharding, last, *names = sys.argv[1:]
+    for name in names:  # one after the other: to start processes costs more than to train
+        steps(Path(folder), name, sharding) if what == "steps" else train(Path(folder), name, sharding, int(last))

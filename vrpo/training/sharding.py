@@ -203,6 +203,12 @@ def new_sharding(config: TrainConfig, precision: Precision, processes: Processes
     """
     if config.sharding is None or processes.count == 1:
         return Whole(processes)
+    device = processes.device.type
+    if config.offload and device != "cpu" and "cpu" not in torch.distributed.get_backend_config():
+        raise UserError(
+            "train.offload = true: gradients in the host's memory have norms that are summed there, which this launch did not prepare; start "
+            "with accelerate launch --use_fsdp --fsdp_offload_params true, or set it to false"
+        )
     sizes: dict[str, int] = {"shard": processes.count}
     if config.sharding == "hybrid":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
@@ -212,7 +218,7 @@ def new_sharding(config: TrainConfig, precision: Precision, processes: Processes
                 "use full, or start as many on each"
             )
         sizes = {"replicate": processes.count // here, "shard": here}
-    mesh = init_device_mesh(processes.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    mesh = init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
     return Sharding(processes, mesh, precision, config.offload)
 
 

@@ -143,6 +143,8 @@ class Updater:
                     totals.setdefault(key, []).append(value)
             progress.epochs = epoch + 1
             on_epoch()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()  # to sample needs their memory
         return {key: sum(values) / (1 if key.endswith("/skipped_steps") else len(values)) for key, values in totals.items()}
 
     def require_steps(self) -> None:
