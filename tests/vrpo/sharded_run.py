@@ -35,8 +35,11 @@ RUNS = {  # method and changes of its parameters, by name
     "regulated_lora": ("regulated", LORA),
     "vrpo_recomputed": ("vrpo", {"gradient_checkpointing": True}),
     "vrpo_offloaded": ("vrpo", {"sharding": "full", "offload": True}),
+    "vrpo_bfloat16": ("vrpo", {}),
+    "vrpo_float16": ("vrpo", {}),
     "regulated_states": ("regulated", {"critic": {"settings": {"inputs": "states"}}}),
 }
+PRECISIONS = {"vrpo_bfloat16": "bfloat16", "vrpo_float16": "float16"}
 
 
 def new_run(name: str, sharding: str | None = None, **options) -> Trainer:
@@ -46,7 +49,7 @@ def new_run(name: str, sharding: str | None = None, **options) -> Trainer:
     problems = [
         {"prompt": ChainTask(max_length=3).prompt(row["question"]), "id": str(i), "answer": row["answer"]} for i, row in enumerate(made)
     ]
-    return trainer(new_tokenizer(), problems, method, changes=changes, **options)
+    return trainer(new_tokenizer(), problems, method, changes=changes, precision=PRECISIONS.get(name, "float32"), **options)
 
 
 def whole_weights(run: Trainer) -> dict[str, torch.Tensor]:
@@ -66,7 +69,12 @@ def three_steps(run: Trainer) -> dict:
         gradients = gradients or {
             name: whole_tensor(tensor.grad).clone() for name, tensor in run.updater.models.named_parameters() if tensor.grad is not None
         }
-    return {"losses": timeless(losses), "gradients": gradients, "weights": whole_weights(run)}
+    return {
+        "losses": timeless(losses),
+        "gradients": gradients,
+        "weights": whole_weights(run),
+        "saved": dict(run.sharding.whole(run.policy)),
+    }
 
 
 def steps(folder: Path, name: str, sharding: str) -> None:

@@ -51,7 +51,7 @@ def assert_same_steps(folder: Path, name: str) -> None:
     one, several = three_steps(new_run(name)), torch.load(folder / f"{name}.pt", weights_only=True)
     for alone, together in zip(one["losses"], several["losses"], strict=True):
         assert together == pytest.approx(alone, abs=1e-5, nan_ok=True), name
-    for part in ("gradients", "weights"):
+    for part in ("gradients", "weights", "saved"):
         assert_same(several[part], one[part], 1e-5)
 
 
