@@ -6,11 +6,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from tiny import METHODS, timeless, trainer
 from torch.distributed.tensor import DTensor
 
+from vrpo.models import lm_head
 from vrpo.tasks.math.chain import ChainTask, generate_problems, new_tokenizer
 from vrpo.training.sharding import whole_tensor
 from vrpo.training.trainer import Trainer
@@ -35,6 +37,8 @@ RUNS = {  # method and changes of its parameters, by name
     "regulated_lora": ("regulated", LORA),
     "vrpo_recomputed": ("vrpo", {"gradient_checkpointing": True}),
     "vrpo_offloaded": ("vrpo", {"sharding": "full", "offload": True}),
+    "grpo_chunked": ("grpo", {}),
+    "vrpo_shared_chunked": ("vrpo", SHARED),
     "vrpo_bfloat16": ("vrpo", {}),
     "vrpo_float16": ("vrpo", {}),
     "regulated_states": ("regulated", {"critic": {"settings": {"inputs": "states"}}}),
@@ -56,8 +60,14 @@ def whole_weights(run: Trainer) -> dict[str, torch.Tensor]:
     return {name: whole_tensor(tensor.detach()).clone() for name, tensor in run.updater.models.named_parameters()}
 
 
-def three_steps(run: Trainer) -> dict:
+def three_steps(name: str, sharding: str | None = None) -> tuple[Trainer, dict]:
     """What three steps leave: on shares of unequal size, of unequal numbers of micro-batches, and on one row, so that other processes have none."""
+    run = new_run(name, sharding)
+    with patch.object(lm_head, "CHUNK_ELEMENTS", 200 if name.endswith("chunked") else lm_head.CHUNK_ELEMENTS):
+        return run, _three_steps(run)
+
+
+def _three_steps(run: Trainer) -> dict:
     group = run.algorithm.group_size
     problems = [problem for problem in run.problems[: 12 // group] for _ in range(group)]
     experience, metrics = run.collect(problems, list(range(len(problems))), iteration=1)
@@ -78,10 +88,9 @@ def three_steps(run: Trainer) -> dict:
 
 
 def steps(folder: Path, name: str, sharding: str) -> None:
-    run = new_run(name, sharding=sharding)
+    run, found = three_steps(name, sharding)
     models = [run.updater.models, *([run.reference] if run.reference is not None else [])]
     assert all(isinstance(tensor, DTensor) for model in models for tensor in model.parameters())
-    found = three_steps(run)
     if run.processes.is_main:
         torch.save(found, folder / f"{name}.pt")
 

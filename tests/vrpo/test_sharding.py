@@ -48,7 +48,7 @@ def launch(folder: Path, what: str, *names: str, sharding: str = "full", count: 
 
 
 def assert_same_steps(folder: Path, name: str) -> None:
-    one, several = three_steps(new_run(name)), torch.load(folder / f"{name}.pt", weights_only=True)
+    one, several = three_steps(name)[1], torch.load(folder / f"{name}.pt", weights_only=True)
     for alone, together in zip(one["losses"], several["losses"], strict=True):
         assert together == pytest.approx(alone, abs=1e-5, nan_ok=True), name
     for part in ("gradients", "weights", "saved"):
@@ -56,10 +56,13 @@ def assert_same_steps(folder: Path, name: str) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path) -> None:
-    names = ["grpo", "vrpo", "vrpo_shared_surprisal", "ppo_lora", "regulated_gradient"]
-    launch(tmp_path, "steps", *names)
+    names = ["grpo_chunked", "vrpo", "vrpo_shared_surprisal", "ppo_lora", "regulated_gradient"]
+    launch(tmp_path, "steps", *names, "vrpo_bfloat16")
     for name in names:
         assert_same_steps(tmp_path, name)
+    exact, half = (torch.load(tmp_path / f"{name}.pt", weights_only=True)["gradients"] for name in ("vrpo", "vrpo_bfloat16"))
+    a, b = (torch.cat([gradient.flatten() for gradient in found.values()]) for found in (exact, half))
+    assert (a - b).abs().max() > 0 and torch.cosine_similarity(a, b, dim=0) > 0.99
 
 
 def test_two_machines_of_two_processes_take_the_steps_of_one(tmp_path) -> None:

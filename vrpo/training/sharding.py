@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -113,13 +114,11 @@ class Sharding(Whole):
         """See `Whole.place`.
 
         Raises:
-            UserError: a parameter is a single number.
+            UserError: a parameter is a single number, or that of two layers.
         """
         known = [model for model in models if model is not None]
         for model in known:
-            for name, parameter in model.named_parameters():
-                if not parameter.ndim:
-                    raise UserError(f"train.sharding: {type(model).__name__}'s parameter {name} is a single number; set it to null")
+            _refuse_indivisible(model)
             self.forms[id(model)] = _form(model)
             if not isinstance(model, ValueModel):
                 LanguageModelHead.plain(model)  # looked at now: later one process might, where its texts are long, and another not
@@ -232,6 +231,14 @@ def _laid_out(tensor: Tensor, like: Tensor | None) -> Tensor:
     if not isinstance(like, DTensor) or like.shape != tensor.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _refuse_indivisible(model: nn.Module) -> None:
+    owners = Counter(id(parameter) for layer in _layers(model) for parameter in layer.parameters())
+    for name, parameter in model.named_parameters():
+        if not parameter.ndim or owners[id(parameter)] > 1:
+            what = "that of several layers" if parameter.ndim else "a single number"
+            raise UserError(f"train.sharding: {type(model).__name__}'s parameter {name} is {what} and cannot be sharded; set it to null")
 
 
 def _sharing(models: list[nn.Module]) -> list[list[nn.Module]]:

@@ -73,12 +73,12 @@ class Trainer:
         environment: answers the policy's turns and makes responses dialogues (see `vrpo.rollout.conversation`); rewards then get the policy's
             turns joined by `vrpo.data.prompts.TURN_SEPARATOR`. None: one turn, one response.
         validation: held-out rows, measured with `accuracy`; the critic's Monte-Carlo check on them uses `clean_reward` (or `reward`).
-        checkpoint: file that holds the run's state between iterations; None: no checkpoints.
+        checkpoint: file that holds the run's state between iterations, a folder where weights are sharded; None: no checkpoints.
         on_log: called with each iteration's row of metrics.
         on_resume: called once with the rows so far when a run goes on from its checkpoint.
 
-    With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one writes
-    checkpoints and calls `on_log` and `on_resume`.
+    With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one calls `on_log` and
+    `on_resume` and, unless weights are sharded, writes checkpoints (see `vrpo.training.sharding`).
 
     Raises:
         UserError: policy, tokenizer, data and rewards do not fit each other (see `check_run`), before anything is copied.
