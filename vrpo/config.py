@@ -37,6 +37,7 @@ Method = Literal[names("algorithms")]
 CriticKind = Literal[names("critics")]
 Engine = Literal[names("rollout.engines")]
 Unset = Field(exclude_if=lambda value: value is None)  # no part of dumps: runs from before a key keep their names and checkpoints
+Off = Field(exclude_if=lambda value: value is False)  # likewise
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -44,7 +45,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 MEMORY_SETTINGS = {
     "runtime": {"device", "threads"},
     "generation": {"batch_size"},
-    "train": {"micro_batch_size", "gradient_checkpointing", "checkpoint_every", "reward_timeout"},
+    "train": {"micro_batch_size", "gradient_checkpointing", "checkpoint_every", "reward_timeout", "sharding", "offload"},
 }
 
 
@@ -121,6 +122,9 @@ class TrainConfig(Section):
     kl_in: Literal["loss", "reward"] = "loss"  # k3 term in the loss, or k1 penalty in the reward
     max_grad_norm: Positive = 1.0  # longer gradients are cut to this
     gradient_checkpointing: bool = False  # less memory for activations, one more forward pass
+    # With several processes, weights, gradients and optimiser states split over all of them, or over each machine's; null: whole in every one
+    sharding: Annotated[Literal["full", "hybrid"] | None, Unset] = None
+    offload: Annotated[bool, Off] = False  # shards wait in the host's memory, not in the accelerator's
     lora: LoRAConfig | None = None  # null: all weights are trained
     checkpoint_every: Count = 1  # iterations between checkpoints
     reward_timeout: Positive | None = None  # seconds that a reward may take over one batch of responses; None: no limit
@@ -128,6 +132,12 @@ class TrainConfig(Section):
     monte_carlo_prefixes: Annotated[int, Field(ge=0)] = 192  # states at which the critic is checked; 0: never
     monte_carlo_samples: Count = 8  # continuations of each state
     critic: CriticConfig = CriticConfig()
+
+    @model_validator(mode="after")
+    def _shards_to_offload(self) -> TrainConfig:
+        if self.offload and self.sharding is None:
+            raise ValueError("offload=true without shards that could wait elsewhere; set sharding to full or hybrid, or offload to false")
+        return self
 
     @model_validator(mode="after")
     def _budget_divides(self) -> TrainConfig:

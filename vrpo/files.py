@@ -82,28 +82,47 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     A kill or a full disk on the way leaves an earlier `folder` as it was; in the instant between the two renames it leaves it under
     `.<name>.old`, where `present` finds it.
     """
-    folder = folder.resolve()  # a link stays one
-    partial, old = folder.with_name(f".{folder.name}.partial"), _old(folder)
+    partial = partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        take_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def present(folder: Path) -> Path:
-    """Where the last whole version of a folder is that `whole_folder` writes: `folder` itself, but for a kill between its renames."""
-    return _old(folder) if not folder.exists() and _old(folder).is_dir() else folder
+def partial_folder(folder: Path) -> Path:
+    """What `whole_folder` gives, for processes that fill it together."""
+    folder = folder.resolve()  # a link stays one
+    return folder.with_name(f".{folder.name}.partial")
 
 
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+def take_place(partial: Path, path: Path) -> None:
+    """Put a file or folder in the place of another, of either kind, which is kept until then (see `present`)."""
+    path = path.resolve()
+    if path.exists() and (path.is_dir() or partial.is_dir()):  # a file is replaced by another at once
+        _remove(_old(path))
+        path.rename(_old(path))
+    partial.replace(path)
+    _remove(_old(path))
+
+
+def present(path: Path) -> Path:
+    """Where the last whole version of what `take_place` writes is: `path` itself, but for a kill between its renames."""
+    return _old(path) if not path.exists() and _old(path).exists() else path
+
+
+def _old(path: Path) -> Path:
+    path = path.resolve()
+    return path.with_name(f".{path.name}.old")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

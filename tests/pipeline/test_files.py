@@ -86,6 +86,7 @@ def test_a_training_finds_its_state_after_a_change_of_memory_and_of_nothing_else
     plain = Params()
     changes = {"runtime": {"device": "cuda", "threads": 4}, "generation": {"batch_size": 3}}
     changes["train"] = {"micro_batch_size": 1, "gradient_checkpointing": True, "checkpoint_every": 5, "reward_timeout": 60.0}
+    changes["train"] |= {"sharding": "full", "offload": True}
     assert {section: set(values) for section, values in changes.items()} == MEMORY_SETTINGS
     assert _key(Params(**changes)) == _key(plain) != _key(Params(runtime={"dtype": "bfloat16"}))
     assert _key(Params(train={"learning_rate": 1e-3})) != _key(plain) != _key(Params(generation={"temperature": 0.5}))

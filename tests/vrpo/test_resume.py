@@ -222,6 +222,27 @@ def test_a_model_is_found_after_a_kill_between_the_renames(policy, tokenizer, tm
     assert load_tokenizer(tmp_path / "policy").get_vocab() == tokenizer.get_vocab()
 
 
+@pytest.mark.parametrize("kinds", [("file", "folder"), ("folder", "file"), ("folder", "folder")])
+def test_a_checkpoint_takes_the_place_of_another_of_either_kind(tmp_path, kinds: tuple[str, str], monkeypatch) -> None:
+    """And until it has, `present` finds the old one."""
+
+    def write(path, kind: str, text: str):
+        (path / "content" if kind == "folder" else path).parent.mkdir(exist_ok=True)
+        (path / "content" if kind == "folder" else path).write_text(text)
+        return path
+
+    def read(path) -> str:
+        return (path / "content" if path.is_dir() else path).read_text()
+
+    path, partial = (write(tmp_path / name, kind, name) for name, kind in zip(("state", "partial"), kinds, strict=True))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(path), "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        files.take_place(partial, path)
+    assert not path.exists() and read(files.present(path)) == "state"
+    files.take_place(partial, path)
+    assert read(files.present(path)) == "partial" and [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
 def test_a_value_model_half_written_leaves_the_earlier_one_whole(policy, tmp_path, monkeypatch) -> None:
     critic = ValueModel.from_policy(policy, shared=False, depth=1, latent_size=4, seed=0)
     critic.save_pretrained(tmp_path / "value")

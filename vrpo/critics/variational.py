@@ -11,7 +11,7 @@ tokens are uncertain is decided anew in each iteration, over all its rollouts. W
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,10 +45,11 @@ class VariationalCritic(Critic):
     def __init__(self, config: CriticConfig, policy: nn.Module, seed: int) -> None:
         super().__init__(config, policy, seed)
         frozen, self.semantic = config.semantic_head == "frozen", config.entropy_weight > 0 or config.perplexity_weight > 0
-        self._head = LanguageModelHead.of(policy) if self.semantic else LanguageModelHead(policy.get_output_embeddings().weight)
-        self.model.lm_head = nn.Parameter(self._head.weight.detach().clone(), requires_grad=not frozen)
-        if self._head.bias is not None:
-            self.model.lm_head_bias = nn.Parameter(self._head.bias.detach().clone(), requires_grad=not frozen)
+        head = LanguageModelHead.of(policy) if self.semantic else LanguageModelHead(policy.get_output_embeddings().weight)
+        self._shape = {"scale": head.scale, "soft_cap": head.soft_cap}
+        self.model.lm_head = nn.Parameter(head.weight.detach().clone(), requires_grad=not frozen)
+        if head.bias is not None:
+            self.model.lm_head_bias = nn.Parameter(head.bias.detach().clone(), requires_grad=not frozen)
         if frozen and self.semantic and config.backbone == "separate":
             for module in after_last_layer(self.model.backbone):  # the norm that belongs to the frozen head
                 module.requires_grad_(False)
@@ -56,7 +57,7 @@ class VariationalCritic(Critic):
     @property
     def lm_head(self) -> LanguageModelHead:
         """The language-model head on the critic's copy of its weights."""
-        return replace(self._head, weight=self.model.lm_head, bias=getattr(self.model, "lm_head_bias", None))
+        return LanguageModelHead(self.model.lm_head, getattr(self.model, "lm_head_bias", None), **self._shape)
 
     def share(self, cold_start: nn.Module) -> None:
         super().share(cold_start)

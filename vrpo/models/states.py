@@ -60,14 +60,17 @@ def states_width(backbone: nn.Module) -> int:
         return backbone_states(backbone, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
 
 
-def after_last_layer(backbone: nn.Module) -> list[nn.Module]:
-    """What acts on the output of the last layer, in order: the final norm where there is one, a projection in some models.
-
-    Layers are the members of the backbone's outermost module lists; names play no part.
-    """
-    lists = [(name, module) for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
+def outermost_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model: members of its outermost module lists; names play no part."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     outermost = [module for name, module in lists if not any(name.startswith(f"{outer}.") for outer, _ in lists)]
-    inside = {id(module) for layers in outermost for module in layers.modules()}
+    return [layer for layers in outermost for layer in layers]
+
+
+def after_last_layer(backbone: nn.Module) -> list[nn.Module]:
+    """What acts on the output of the last layer (see `outermost_layers`), in order: the final norm where there is one, a projection in some
+    models."""
+    inside = {id(module) for layer in outermost_layers(backbone) for module in layer.modules()}
     order: list[nn.Module] = []
     own = [module for module in backbone.modules() if next(module.parameters(recurse=False), None) is not None]
     hooks = [module.register_forward_hook(lambda module, *_: order.append(module)) for module in own]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vrpo.errors import UserError
+from vrpo.files import take_place
 
 FORMAT = 2  # of checkpoints; raised when older ones cannot be read any more
 
@@ -30,6 +31,15 @@ def pack(models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dic
     for name, optimizer in optimizers.items():
         for index, entries in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in entries.items()}
+    return tensors
+
+
+def layout(models: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """By the names of `pack`, tensors that lie in memory as what was packed is to lie: weights, and for each optimiser's states their weight."""
+    tensors = {f"model/{name}": tensor for name, tensor in weights(models, frozen=False).items()}
+    for name, optimizer in optimizers.items():
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            tensors |= {f"{name}/{index}/{key}": parameter for key in ("exp_avg", "exp_avg_sq")}
     return tensors
 
 
@@ -83,7 +93,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]
         save_file(contiguous, partial, metadata={"meta": text, "digest": _seal(contiguous, text)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        take_place(partial, path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -104,16 +114,25 @@ def load_checkpoint(path: Path, fingerprint: dict[str, Any]) -> tuple[dict[str, 
             texts = file.metadata()
             meta = json.loads(texts["meta"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if (written := meta.get("format", 1)) != FORMAT:
-            raise UserError(f"{path}: written by another version of this code (format {written}, here {FORMAT}); go on there, or delete it")
+        refuse_other_format(path, meta)
         if texts["digest"] != _seal(tensors, texts["meta"]):
             raise ValueError("its contents do not match its digest")
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise UserError(f"{path}: broken checkpoint ({error}); delete it to train from the start, or restore a copy") from None
-    differences = list(_differences(meta["fingerprint"], fingerprint))
-    if differences:
-        raise UserError(f"{path} belongs to another run: {'; '.join(differences[:3])}. Restore these, or delete the file to start anew")
+    refuse_other_run(path, meta, fingerprint)
     return tensors, meta
+
+
+def refuse_other_format(path: Path, meta: dict[str, Any]) -> None:
+    """Stop at a checkpoint that another version of this code wrote (UserError)."""
+    if (written := meta.get("format", 1)) != FORMAT:
+        raise UserError(f"{path}: written by another version of this code (format {written}, here {FORMAT}); go on there, or delete it")
+
+
+def refuse_other_run(path: Path, meta: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+    """Stop at the checkpoint of another run than `fingerprint` tells of (UserError), with the first differences."""
+    if differences := list(_differences(meta["fingerprint"], fingerprint)):
+        raise UserError(f"{path} belongs to another run: {'; '.join(differences[:3])}. Restore these, or delete it to start anew")
 
 
 def _seal(tensors: dict[str, Tensor], text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,6 @@ from vrpo.data.prompts import TOKENS
 from vrpo.data.text import decode, encode
 from vrpo.metrics.monte_carlo import MonteCarloCheck, monte_carlo_check
 from vrpo.models.forward import policy_forward, read_logprobs
-from vrpo.models.lora import without_lora
 from vrpo.rewards.calling import Reward, Score, call_reward, require_scores, totals
 from vrpo.rewards.experience import repeats
 from vrpo.rollout.conversation import Environment, converse, replies
@@ -40,21 +39,19 @@ class Collector:
         self.updater, self.reference, self.sampler, self.environment = updater, reference, sampler, environment
         self.tokenizer, self.temperature = sampler.tokenizer, sampler.generation.temperature
         self.config, self.seed, self.processes, self.autocast = updater.config, updater.seed, updater.processes, updater.autocast
+        self.sharding = updater.sharding
         self.policy, self.critic = updater.policy, updater.critic
 
     def sample(self, rows: Sequence[Row], seed: int) -> Rollout:
         """One response per row from the current policy."""
         prompts, mine = encode(self.tokenizer, [row["prompt"] for row in rows]), self.processes.share(len(rows))
         places, reply = range(mine.start, mine.stop), replies(self.environment, rows[mine])
-        self.sampler.update(self._weights(), self.updater.policy_updates)
-        with self.autocast():
+        self.sampler.update(self.sharding.whole(self.policy), self.updater.policy_updates)
+        with self.sharding.gathered(self.policy), self.autocast():
             part = converse(self.sampler, prompts[mine], reply, seed=seed, places=places)
             if not self.sampler.exact_logprobs:
                 part = replace(part, logprobs=read_logprobs(self.policy, part, self.temperature, self.config.micro_batch_size))
         return Rollout.concatenate(self.processes.gather(part))
-
-    def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        yield from without_lora(self.policy).state_dict().items()
 
     def score(self, reward: Reward, rows: Sequence[Row], rollout: Rollout, step: int, samples: Sequence[int]) -> list[Score]:
         """One score per response (see `call_reward`). The reward is offered the policy's tokens too, as the column `completion_ids`."""
@@ -78,16 +75,9 @@ class Collector:
         if self.critic is None and not reference:
             return experience, {}
         mine = experience[self.processes.share(len(experience))]
-        own: dict[str, Tensor] = {}
-        for rows in mine.micro_batches(self.config.micro_batch_size):
-            micro = mine[rows].trim().to(self.processes.device)
-            with self.autocast():
-                found = {"reference_logprobs": self._reference_logprobs(micro)} if reference else {}
-                if self.critic is not None:
-                    found |= self.critic.read(micro)
-            for name, reading in found.items():
-                whole = own.setdefault(name, torch.zeros(*mine.responses.shape, *reading.shape[2:]))
-                whole[rows, : reading.shape[1]] = reading.float().cpu()
+        own = self._asked(self.reference or self.policy, self._reference_logprobs, mine) if reference else {}
+        if self.critic is not None:
+            own |= self._asked(self.critic.model, self.critic.read, mine)
         parts = self.processes.gather(own)
         readings = {name: torch.cat([part[name] for part in parts if part]) for name in max(parts, key=len)}
         for whole in readings.values():
@@ -99,9 +89,19 @@ class Collector:
         experience = self.critic.annotate(experience, readings)
         return experience, {f"critic/{name}": value for name, value in self.critic.metrics(experience, readings).items()}
 
-    def _reference_logprobs(self, micro: Experience) -> Tensor:
+    def _asked(self, model: nn.Module, ask: Callable[[Experience], dict[str, Tensor]], rollout: Experience) -> dict[str, Tensor]:
+        """What a model says about a rollout, [B, T, ...] each by name; nothing about one without rows."""
+        found: dict[str, Tensor] = {}
+        with self.sharding.gathered(model), self.autocast():
+            for rows in rollout.micro_batches(self.config.micro_batch_size):
+                for name, reading in ask(rollout[rows].trim().to(self.processes.device)).items():
+                    whole = found.setdefault(name, torch.zeros(*rollout.responses.shape, *reading.shape[2:]))
+                    whole[rows, : reading.shape[1]] = reading.float().cpu()
+        return found
+
+    def _reference_logprobs(self, micro: Experience) -> dict[str, Tensor]:
         with self.policy.disable_adapter() if self.reference is None else nullcontext():
-            return policy_forward(self.reference or self.policy, micro, self.temperature).logprobs
+            return {"reference_logprobs": policy_forward(self.reference or self.policy, micro, self.temperature).logprobs}
 
     def measure(self, rows: Sequence[Row], accuracy: Reward, step: int) -> dict[str, float]:
         """Mean score and length of one response to each held-out row."""
@@ -116,7 +116,7 @@ class Collector:
         samples = self.config.monte_carlo_samples
         repeated, mine = [row for row in rows for _ in range(samples)], self.processes.share(len(rows))
         own = slice(mine.start * samples, mine.stop * samples)
-        with self.autocast():
+        with self.sharding.gathered(self.policy, self.critic.model), self.autocast():
             part = monte_carlo_check(
                 self.sampler,
                 self.critic.model,

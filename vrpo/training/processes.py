@@ -26,13 +26,13 @@ class Processes:
 
     def __init__(self, device: torch.device) -> None:
         self.state = PartialState(cpu=device.type == "cpu")
-        self.count = self.state.num_processes
+        self.count, self.index = self.state.num_processes, self.state.process_index
         self.is_main = self.state.is_main_process
         self.device = device if self.count == 1 else self.state.device
 
     def share(self, size: int) -> slice:
         """This process's rows of `size`; shares differ by one row at most."""
-        bounds = [size * index // self.count for index in (self.state.process_index, self.state.process_index + 1)]
+        bounds = [size * index // self.count for index in (self.index, self.index + 1)]
         return slice(*bounds)
 
     def gather(self, part: T) -> list[T]:

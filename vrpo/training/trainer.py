@@ -27,7 +27,7 @@ from vrpo.data.batch import Experience, Rollout
 from vrpo.data.prompts import prompt_rows
 from vrpo.data.text import encode
 from vrpo.errors import UserError, shown
-from vrpo.files import sole_writer
+from vrpo.files import present, sole_writer
 from vrpo.metrics.health import HealthWarning, finite_metrics, health_metrics, health_warnings
 from vrpo.metrics.rollout import experience_metrics
 from vrpo.models.loading import load_policy, refuse_non_finite, save_model
@@ -40,12 +40,13 @@ from vrpo.rollout.engines.transformers import check_model
 from vrpo.rollout.sampler import new_sampler
 from vrpo.seeding import derive_seed, stream
 from vrpo.timing import Timer
-from vrpo.training.checkpoint import load_checkpoint, pack, save_checkpoint, unpack
+from vrpo.training.checkpoint import layout, pack, unpack
 from vrpo.training.collector import Collector, Row
 from vrpo.training.identity import code_digest, fingerprint
 from vrpo.training.preflight import check_run
 from vrpo.training.processes import Processes
 from vrpo.training.saved import check_saved
+from vrpo.training.sharding import new_sharding
 from vrpo.training.updater import Updater, WarmUp
 
 logger = logging.getLogger(__name__)
@@ -72,13 +73,13 @@ class Trainer:
         environment: answers the policy's turns and makes responses dialogues (see `vrpo.rollout.conversation`); rewards then get the policy's
             turns joined by `vrpo.data.prompts.TURN_SEPARATOR`. None: one turn, one response.
         validation: held-out rows, measured with `accuracy`; the critic's Monte-Carlo check on them uses `clean_reward` (or `reward`).
-        checkpoint: file that holds the run's state between iterations; None: no checkpoints.
+        checkpoint: file that holds the run's state between iterations, a folder where weights are sharded; None: no checkpoints.
         on_log: called with each iteration's row of metrics.
         on_resume: called once with the rows so far when a run goes on from its checkpoint.
         proceed: asked in every process before each iteration, with its number; False ends the run there. A later `run` goes on.
 
-    With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one writes
-    checkpoints and calls `on_log` and `on_resume`.
+    With several processes (`accelerate launch`) each samples and scores its share of the responses; only the main one calls `on_log` and
+    `on_resume` and, unless weights are sharded, writes checkpoints (see `vrpo.training.sharding`).
 
     Raises:
         UserError: policy, tokenizer, data and rewards do not fit each other (see `check_run`), before anything is copied.
@@ -122,7 +123,8 @@ class Trainer:
         tokens = encode(tokenizer, [row["prompt"] for part in rows.values() for row in part])
         self.fingerprint = fingerprint(config, self.generation, rows, tokens, policy, precision=precision, method=method, seed=seed)
         self.processes = Processes(policy.device)
-        policy.to(self.processes.device)
+        self.sharding = new_sharding(config, precision, self.processes)
+        policy.to(self.sharding.nursery)
         self.algorithm = algorithm(config, policy, derive_seed(seed, "critic"))
         self.critic = self.algorithm.critic and self.algorithm.critic.model
         self.prompts_per_iteration = (config.rollouts - self.algorithm.warmup_rollouts) // config.iterations // self.algorithm.group_size
@@ -138,6 +140,7 @@ class Trainer:
             self.policy = add_lora(policy, config.lora, derive_seed(seed, "lora"))
             if self.critic is not None and config.critic.backbone == "separate" and self.critic.backbone_learns:
                 self.critic.backbone = add_lora(self.critic.backbone, config.lora, derive_seed(seed, "critic lora"))
+        self.sharding.place(self.policy, self.reference, self.critic)
         self.updater = Updater(
             self.policy,
             self.algorithm,
@@ -145,7 +148,7 @@ class Trainer:
             max_new_tokens=self.generation.max_new_tokens * (1 if environment is None else self.generation.max_turns),
             seed=seed,
             precision=precision,
-            processes=self.processes,
+            sharding=self.sharding,
         )
         self.collector = Collector(self.updater, self.reference, new_sampler(self.policy, tokenizer, self.generation), environment)
         self.iteration = -1  # the last one finished; 0 is the value warm-up
@@ -158,7 +161,7 @@ class Trainer:
     def run(self) -> list[dict[str, float]]:
         """Train to the end, or until `proceed` says so, from the checkpoint if there is one. Returns the log."""
         with sole_writer(self.checkpoint) if self.checkpoint is not None and self.processes.is_main else nullcontext():
-            if self.checkpoint is not None and self.checkpoint.exists():
+            if self.checkpoint is not None and present(self.checkpoint).exists():
                 self.resume()
             while self.iteration < self.config.iterations and self.proceed(self.iteration + 1):
                 torch.manual_seed(derive_seed(self.seed, self.iteration + 1, "global"))  # of whatever draws from it: a user's reward, say
@@ -286,7 +289,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, if the run has one."""
-        if self.checkpoint is None or not self.processes.is_main:
+        if self.checkpoint is None or not self.sharding.writes:
             return
         meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
         meta |= {
@@ -296,11 +299,12 @@ class Trainer:
             "code": code_digest(),
         }
         tensors, meta["warmup"] = ({}, None) if self.under_way is None else self.under_way.pack()
-        save_checkpoint(self.checkpoint, tensors | pack(self.updater.models, self.updater.optimizers), meta)
+        self.sharding.save(self.checkpoint, tensors | pack(self.updater.models, self.updater.optimizers), meta)
 
     def resume(self) -> None:
-        """Continue from the checkpoint (see `load_checkpoint` for what it refuses)."""
-        tensors, meta = load_checkpoint(self.checkpoint, self.fingerprint)
+        """Continue from the checkpoint (see `vrpo.training.checkpoint.load_checkpoint` for what it refuses)."""
+        like = layout(self.updater.models, self.updater.optimizers)
+        tensors, meta = self.sharding.load(present(self.checkpoint), self.fingerprint, like)
         unpack(tensors, self.updater.models, self.updater.optimizers)
         self.updater.scaler.load_state_dict(meta["scaler"])
         self.iteration, self.rollouts, self.updater.policy_updates = meta["iteration"], meta["rollouts"], meta["policy_updates"]
@@ -318,9 +322,10 @@ class Trainer:
         Raises:
             UserError: what is read back is not what was trained (see `check_saved`).
         """
+        policy, critic = self.sharding.plain(self.policy), self.critic and self.sharding.plain(self.critic)
         if not self.processes.is_main:
             return
-        save_model(without_lora(self.policy), self.tokenizer, Path(folder) / "policy")
-        if self.critic is not None:
-            self.critic.save_pretrained(Path(folder) / "value_model")
-        check_saved(Path(folder), self.policy, self.critic)
+        save_model(without_lora(policy), self.tokenizer, Path(folder) / "policy")
+        if critic is not None:
+            critic.save_pretrained(Path(folder) / "value_model")
+        check_saved(Path(folder), policy, critic)

@@ -19,7 +19,7 @@ from vrpo.errors import UserError
 from vrpo.models.precision import broken_gradient, refuse_half_weights
 from vrpo.seeding import generator
 from vrpo.training.objective import policy_terms
-from vrpo.training.processes import Processes
+from vrpo.training.sharding import Whole, whole_tensor
 
 # Of the whole gradient's norm. What is smaller in a bias may be rounding of float32 sums, where the true gradient is 0: a key's bias changes
 # no attention. Adam would make whole steps of it, others for every split into micro-batches.
@@ -66,7 +66,7 @@ class Updater:
         temperature, max_new_tokens: of the samples; in dialogues the tokens of all turns.
         seed: the run's.
         precision: float32, or what forward passes are cast to (float16 with scaled gradients). Weights stay as they are.
-        processes: who shares the work.
+        sharding: where the weights of policy, critic and optimisers lie.
 
     Raises:
         UserError: weights that are to be trained are of half precision.
@@ -81,10 +81,10 @@ class Updater:
         max_new_tokens: int,
         seed: int,
         precision: Precision,
-        processes: Processes,
+        sharding: Whole,
     ) -> None:
         config = self.config = algorithm.config
-        self.policy, self.algorithm, self.seed, self.processes = policy, algorithm, seed, processes
+        self.policy, self.algorithm, self.seed, self.sharding, self.processes = policy, algorithm, seed, sharding, sharding.processes
         self.temperature, self.max_new_tokens, self.precision = temperature, max_new_tokens, precision
         self.critic, self.policy_updates = algorithm.critic, 0
         self.shared = self.critic is not None and config.critic.backbone == "shared"
@@ -101,7 +101,7 @@ class Updater:
                 self.optimizers["critic"] = torch.optim.AdamW(own, lr=config.critic.learning_rate, weight_decay=0.0)
         for name, optimizer in self.optimizers.items():
             refuse_half_weights(name, optimizer.param_groups[0]["params"])
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=precision == "float16")
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes at the run's precision."""
@@ -143,6 +143,8 @@ class Updater:
                     totals.setdefault(key, []).append(value)
             progress.epochs = epoch + 1
             on_epoch()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()  # to sample needs their memory
         return {key: sum(values) / (1 if key.endswith("/skipped_steps") else len(values)) for key, values in totals.items()}
 
     def require_steps(self) -> None:
@@ -176,8 +178,10 @@ class Updater:
         self._backward(batch.blank_padding(), train_policy=True, train_critic=False)
         optimizer = self.optimizers["policy"]
         parameters = optimizer.param_groups[0]["params"]
-        self.processes.sum_gradients(parameters)
-        parts = [(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten() for parameter in parameters]
+        self.sharding.reduce(parameters)
+        parts = [
+            whole_tensor(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten() for parameter in parameters
+        ]
         optimizer.zero_grad()
         return torch.cat(parts) / self.scaler.get_scale()
 
@@ -189,15 +193,20 @@ class Updater:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         self.scaler.scale(torch.zeros((), device=self.processes.device))  # it must exist where a process has no rows too
-        mine = batch[self.processes.share(len(batch))]
+        mine, size = batch[self.processes.share(len(batch))], self.config.micro_batch_size
         sums: dict[str, float] = {}
-        for rows in mine.micro_batches(self.config.micro_batch_size):
-            micro = mine[rows].trim().to(self.processes.device)
+        lots = [(mine[rows], 1.0) for rows in mine.micro_batches(size)]
+        lots += [(batch[:1], 0.0)] * self.sharding.missing(len(batch), size)  # passes that others wait for
+        for rows, own in lots:
+            micro = rows.trim().to(self.processes.device)
             with self.autocast():
-                terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
+                if self.shared:  # one pass through the common backbone
+                    terms, shares = self.sharding.run(self.policy, self._loss_terms, micro, counts, train_policy, train_critic)
+                else:
+                    terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
             loss = sum(term * (self.config.critic.loss_weight if name.startswith("critic/") else 1.0) for name, term in terms.items())
-            self.scaler.scale(loss).backward()
-            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items():
+            self.scaler.scale(own * loss).backward()
+            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items() if own else ():
                 sums[name] = sums.get(name, 0.0) + share
         parts = self.processes.gather(sums)
         return {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
@@ -206,9 +215,9 @@ class Updater:
         """Clip the gradient of one optimiser's parameters and let it step; returns the norm before clipping, or that it was skipped."""
         optimizer, half = self.optimizers[name], self.scaler.is_enabled()
         parameters = optimizer.param_groups[0]["params"]
-        self.processes.sum_gradients(parameters)
+        self.sharding.reduce(parameters)
         self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
+        norm = self.sharding.clip(parameters, self.config.max_grad_norm)
         gradients = [parameter for parameter in parameters if parameter.grad is not None]
         readings = {f"{name}/skipped_steps": float(not math.isfinite(norm))} if half else {}
         if math.isfinite(norm):
@@ -230,13 +239,19 @@ class Updater:
         hidden = None
         if train_policy:
             hidden = self.shared and train_critic
-            terms, metrics, hidden = policy_terms(self.policy, self.algorithm, micro, self.temperature, counts, hidden)
+            arguments = self.policy, self.algorithm, micro, self.temperature, counts, hidden
+            terms, metrics, hidden = self.sharding.run(self.policy, policy_terms, *arguments)
         if train_critic:
-            if hidden is None:
-                # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
-                with torch.set_grad_enabled(not self.shared):
-                    hidden = self.critic.model.states(micro)
-            value_terms, readings = self.critic.loss(micro, hidden, counts)
+            value_terms, readings = self.sharding.run(self.critic.model, self._value_terms, micro, hidden, counts)
             terms |= {f"critic/{name}": term for name, term in value_terms.items()}
             metrics |= {f"critic/{name}": reading for name, reading in readings.items()}
         return terms, metrics
+
+    def _value_terms(
+        self, micro: Experience, hidden: Tensor | None, counts: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        if hidden is None:
+            # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
+            with torch.set_grad_enabled(not self.shared):
+                hidden = self.critic.model.states(micro)
+        return self.critic.loss(micro, hidden, counts)
