@@ -33,6 +33,14 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
 
 
+def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights (Ionides 2008) of tokens that another distribution was asked for than the policy's, [B, T].
+
+    w_t = min(pi(y_t) / mu(y_t), cap), pi the policy when the rollout was made, mu the engine that sampled.
+    """
+    return torch.exp((logprobs - sampled_logprobs).clamp(max=LARGEST_LOG_RATIO)).clamp(max=cap)
+
+
 def clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float = 0.2) -> Tensor:
     """bool [B, T]: where the clip of `policy_loss` takes the gradient away."""
     ratio = torch.exp(logprobs - old_logprobs)

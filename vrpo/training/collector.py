@@ -49,7 +49,8 @@ class Collector:
         with self.autocast():
             part = converse(self.sampler, prompts[mine], reply, seed=seed, places=places)
             if not self.sampler.exact_logprobs:
-                part = replace(part, logprobs=read_logprobs(self.policy, part, self.temperature, self.config.micro_batch_size))
+                own = read_logprobs(self.policy, part, self.temperature, self.config.micro_batch_size)
+                part = replace(part, logprobs=own, sampled_logprobs=part.logprobs)
         return Rollout.concatenate(self.processes.gather(part))
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:

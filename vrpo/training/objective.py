@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vrpo.algorithms.base import Algorithm
-from vrpo.algorithms.losses import kl_k3
+from vrpo.algorithms.losses import importance_weights, kl_k3
 from vrpo.data.batch import Experience
 from vrpo.data.masking import masked_mean
 from vrpo.models.forward import policy_forward
@@ -33,7 +34,11 @@ def policy_terms(
     output, mask, config = policy_forward(policy, batch, temperature, hidden), batch.response_mask, algorithm.config
     # Padding is 0 before a ratio is taken: the gradient of an infinite one is NaN, even where nothing is asked of it.
     logprobs, count = torch.where(mask, output.logprobs, 0.0), counts["response_mask"]
-    loss, metrics = algorithm.policy_loss(batch, logprobs, counts)
+    weighted = batch
+    if config.importance_cap is not None and batch.sampled_logprobs is not None:  # a weighted loss is that of weighted advantages
+        weights = importance_weights(batch.logprobs, batch.sampled_logprobs, config.importance_cap)
+        weighted = replace(batch, advantages=weights * batch.advantages)
+    loss, metrics = algorithm.policy_loss(weighted, logprobs, counts)
     terms = {"policy/loss": loss}
     if config.kl_coefficient and config.kl_in == "loss":
         terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(logprobs, batch.reference_logprobs), mask, count)
