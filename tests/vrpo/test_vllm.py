@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny import assert_same, timeless, tiny_policy, trainer, weights
+from tiny import assert_same, config, count_digits, timeless, tiny_policy, weights
 
 from vrpo.config import GenerationConfig, LoRAConfig
 from vrpo.data.text import encode
@@ -110,10 +110,8 @@ def test_an_engine_that_is_killed_is_started_again_and_samples_the_same(make, pr
 
 
 def run(tokenizer, problems, checkpoint=None, **wrong) -> Trainer:
-    generation = settings(**wrong)
-    made = trainer(tokenizer, problems, "grpo", changes={"rollouts": 48, "measure_every": 3}, checkpoint=checkpoint)
-    options = {"method": "grpo", "generation": generation, "validation": problems[:4], "checkpoint": checkpoint}
-    return Trainer(made.config, tiny_policy(tokenizer), tokenizer, problems, made.reward, **options)
+    options = {"method": "grpo", "generation": settings(**wrong), "validation": problems[:4], "checkpoint": checkpoint}
+    return Trainer(config(rollouts=48, measure_every=3), tiny_policy(tokenizer), tokenizer, problems, count_digits, **options)
 
 
 def test_a_run_whose_engine_dies_twice_stops_by_name_and_goes_on_from_its_checkpoint(tokenizer, problems, tmp_path, monkeypatch) -> None:
@@ -124,12 +122,12 @@ def test_a_run_whose_engine_dies_twice_stops_by_name_and_goes_on_from_its_checkp
     assert log[1]["rollout/engine_mismatch"] <= log[1]["rollout/engine_mismatch_max"] < 1e-4
     start = vllm.VLLMSampler._start
     monkeypatch.setattr(vllm.VLLMSampler, "_start", lambda self: pids.append(start(self)) or pids[-1])
-    dies = run(tokenizer, problems, tmp_path / "state", die=[2, 4, 5])
+    dies = run(tokenizer, problems, tmp_path / "state", die=[2, 5, 6])
     with pytest.raises(UserError, match=r"the engine died again after it was started anew \(killed by signal 9.*checkpoint is kept"):
         dies.run()
     assert len(pids) == 3 and all(ended(engine.process.pid) for engine in pids)
     assert dies.iteration == 2  # the first death cost nothing
-    resumed = run(tokenizer, problems, tmp_path / "state", die=[2, 4, 5])
+    resumed = run(tokenizer, problems, tmp_path / "state", die=[2, 5, 6])
     monkeypatch.setattr(vllm.VLLMSampler, "_start", start)
     resumed.collector.sampler.generation = settings()
     assert timeless(resumed.run()) == timeless(log)

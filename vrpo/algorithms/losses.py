@@ -34,9 +34,10 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
 
 
 def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, cap: float) -> Tensor:
-    """Truncated importance weights (Ionides 2008) of tokens that another distribution was asked for than the policy's, [B, T].
+    """Truncated importance weights (Ionides 2008), min(pi / mu, cap): pi the policy when the rollout was made, mu the engine that sampled.
 
-    w_t = min(pi(y_t) / mu(y_t), cap), pi the policy when the rollout was made, mu the engine that sampled.
+    Args:
+        logprobs, sampled_logprobs: under pi and mu, of the same shape: of tokens [B, T], or of responses [B, 1].
     """
     return torch.exp((logprobs - sampled_logprobs).clamp(max=LARGEST_LOG_RATIO)).clamp(max=cap)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vrpo.algorithms.base import Algorithm
-from vrpo.algorithms.losses import importance_weights, kl_k3
+from vrpo.algorithms.losses import kl_k3
 from vrpo.data.batch import Experience
 from vrpo.data.masking import masked_mean
 from vrpo.models.forward import policy_forward
@@ -36,8 +36,7 @@ def policy_terms(
     logprobs, count = torch.where(mask, output.logprobs, 0.0), counts["response_mask"]
     weighted = batch
     if config.importance_cap is not None and batch.sampled_logprobs is not None:  # a weighted loss is that of weighted advantages
-        weights = importance_weights(batch.logprobs, batch.sampled_logprobs, config.importance_cap)
-        weighted = replace(batch, advantages=weights * batch.advantages)
+        weighted = replace(batch, advantages=algorithm.importance_weights(batch) * batch.advantages)
     loss, metrics = algorithm.policy_loss(weighted, logprobs, counts)
     terms = {"policy/loss": loss}
     if config.kl_coefficient and config.kl_in == "loss":
