@@ -1,4 +1,4 @@
-"""The sampler in a process of its own, against an engine that speaks vLLM's part; the last tests are against vLLM itself, where `make vllm` was."""
+"""The sampler in a process of its own, against an engine that speaks vLLM's part; the last test is against vLLM itself, after `make vllm`."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from vrpo.config import GenerationConfig, LoRAConfig
 from vrpo.data.text import encode
 from vrpo.errors import UserError
 from vrpo.models.forward import read_logprobs
+from vrpo.models.loading import new_llama
 from vrpo.models.lora import add_lora, without_lora
 from vrpo.rollout import process
 from vrpo.rollout.conversation import converse
@@ -53,6 +54,23 @@ def make(tokenizer):
         sampler.close()
 
 
+@pytest.fixture
+def light(make, monkeypatch):
+    """The same with an engine that starts at once and has no model, so that it can prove nothing."""
+    monkeypatch.setitem(vllm.PROBE_NATS, "float32", 1e9)
+    return lambda **wrong: make(light=True, **wrong)
+
+
+@pytest.fixture(scope="module")
+def healthy(tokenizer):
+    """One engine with a model for the tests that leave it alive."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VRPO_VLLM_PYTHON", sys.executable)
+        sampler = new_sampler(tiny_policy(tokenizer), tokenizer, settings())
+    yield sampler
+    sampler.close()
+
+
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
     return encode(tokenizer, ["1+2.:", "3.:", "4-5*6.:", "7+8.:"] * 3)
@@ -76,8 +94,8 @@ def ended(pid: int, seconds: float = 60) -> bool:
     return True
 
 
-def test_samples_are_the_policys_whatever_stands_beside_them_and_follow_its_weights(make, prompts) -> None:
-    sampler = make()
+def test_samples_are_the_policys_whatever_stands_beside_them_and_follow_its_weights(healthy, prompts) -> None:
+    sampler = healthy
     whole = sampler.sample(prompts, seed=3)
     assert sampler.exact_logprobs is False and whole.lengths.min() >= 1 and len(set(whole.lengths.tolist())) > 1
     assert (whole.logprobs - read_logprobs(sampler.model, whole, 1.0, 12)).abs().max() < 1e-5
@@ -93,20 +111,23 @@ def test_samples_are_the_policys_whatever_stands_beside_them_and_follow_its_weig
     assert (new.logprobs - read_logprobs(sampler.model, new, 1.0, 8)).abs().max() < 1e-5
     assert not torch.equal(new.responses, whole.responses)
     sampler.update(iter([]), 7)  # a known version is not read
-    sampler.close()
-    assert ended(pid) and torch.equal(sampler.sample(prompts, seed=3).responses, new.responses)
+    assert torch.equal(sampler.sample(prompts, seed=3).responses, new.responses)
 
 
-def test_an_engine_that_is_killed_is_started_again_and_samples_the_same(make, prompts, caplog) -> None:
-    sampler = make(slow=2)
+def test_an_engine_that_is_killed_is_started_again_and_samples_the_same(light, prompts, caplog) -> None:
+    sampler = light(slow=2)
     first = sampler.sample(prompts, seed=3)
     sampler.update(change(sampler.model), 1)
     wanted = sampler.sample(prompts, seed=3)
-    os.kill(sampler.engine.process.pid, signal.SIGKILL)
+    pid = sampler.engine.process.pid
+    os.kill(pid, signal.SIGKILL)
     again = sampler.sample(prompts, seed=3)
     assert torch.equal(again.responses, wanted.responses) and torch.equal(again.logprobs, wanted.logprobs)
     assert not torch.equal(again.responses, first.responses)
     assert "died (killed by signal 9" in caplog.text and "weights of version 1" in caplog.text
+    pid = sampler.engine.process.pid
+    sampler.close()
+    assert ended(pid) and torch.equal(sampler.sample(prompts, seed=3).responses, wanted.responses)  # taken up again
 
 
 def run(tokenizer, problems, checkpoint=None, **wrong) -> Trainer:
@@ -114,22 +135,32 @@ def run(tokenizer, problems, checkpoint=None, **wrong) -> Trainer:
     return Trainer(config(rollouts=48, measure_every=3), tiny_policy(tokenizer), tokenizer, problems, count_digits, **options)
 
 
-def test_a_run_whose_engine_dies_twice_stops_by_name_and_goes_on_from_its_checkpoint(tokenizer, problems, tmp_path, monkeypatch) -> None:
-    whole = run(tokenizer, problems)
-    log, pids = whole.run(), []
+def test_a_run_pushes_its_weights_and_logs_how_far_the_engine_is_from_them(tokenizer, problems) -> None:
+    whole, versions = run(tokenizer, problems), []
+    load = whole.collector.sampler._load
+    whole.collector.sampler._load = lambda: load() or versions.append(whole.collector.sampler.loaded)
+    log = whole.run()
     assert whole.collector.sampler.engine is None  # it has ended with the run
-    assert [row["iteration"] for row in log] == [0, 1, 2, 3] and 0 < log[1]["rollout/engine_mismatch"] < 1e-5
-    assert log[1]["rollout/engine_mismatch"] <= log[1]["rollout/engine_mismatch_max"] < 1e-4
+    assert versions == [0, 2, 4, 6] and [row["iteration"] for row in log] == [0, 1, 2, 3]
+    for row in log[1:]:
+        assert 0 < row["rollout/engine_mismatch"] <= row["rollout/engine_mismatch_max"] < 1e-5
+
+
+def test_a_run_whose_engine_dies_twice_stops_by_name_and_goes_on_from_its_checkpoint(
+    tokenizer, problems, light, tmp_path, monkeypatch
+) -> None:
+    whole, pids = run(tokenizer, problems, light=True), []
+    log = whole.run()
     start = vllm.VLLMSampler._start
     monkeypatch.setattr(vllm.VLLMSampler, "_start", lambda self: pids.append(start(self)) or pids[-1])
-    dies = run(tokenizer, problems, tmp_path / "state", die=[2, 5, 6])
+    dies = run(tokenizer, problems, tmp_path / "state", light=True, die=[2, 5, 6])
     with pytest.raises(UserError, match=r"the engine died again after it was started anew \(killed by signal 9.*checkpoint is kept"):
         dies.run()
     assert len(pids) == 3 and all(ended(engine.process.pid) for engine in pids)
     assert dies.iteration == 2  # the first death cost nothing
-    resumed = run(tokenizer, problems, tmp_path / "state", die=[2, 5, 6])
+    resumed = run(tokenizer, problems, tmp_path / "state", light=True, die=[2, 5, 6])
     monkeypatch.setattr(vllm.VLLMSampler, "_start", start)
-    resumed.collector.sampler.generation = settings()
+    resumed.collector.sampler.generation = settings(light=True)
     assert timeless(resumed.run()) == timeless(log)
     assert_same(weights(resumed), weights(whole))
 
@@ -138,8 +169,10 @@ def test_a_run_whose_engine_dies_twice_stops_by_name_and_goes_on_from_its_checkp
     ("stale", "said"),
     {"told": r"has weights of version 0, the policy is at 1: stale", "hidden": r"nats from the model's own.*float32.*half loaded"}.items(),
 )
-def test_an_engine_that_has_kept_its_weights_is_stale(make, prompts, stale, said) -> None:
-    sampler = make(stale=stale)
+def test_an_engine_that_has_kept_its_weights_is_stale(make, prompts, stale, said, monkeypatch) -> None:
+    if stale == "told":
+        monkeypatch.setitem(vllm.PROBE_NATS, "float32", 1e9)
+    sampler = make(stale=stale, light=stale == "told")
     sampler.sample(prompts, seed=3)
     pid = sampler.engine.process.pid
     sampler.update(change(sampler.model), 1)
@@ -160,8 +193,8 @@ def test_an_engine_that_has_kept_its_weights_is_stale(make, prompts, stale, said
         "version": "of weights of version -1, the policy is at 0",
     }.items(),
 )
-def test_wrong_answers_are_errors_by_name(make, prompts, wrong, said) -> None:
-    sampler = make(wrong=wrong)
+def test_wrong_answers_are_errors_by_name(light, prompts, wrong, said) -> None:
+    sampler = light(wrong=wrong)
     with pytest.raises(UserError, match=f"^generation.engine: .*{said}"):
         sampler.sample(prompts, seed=3)
     assert sampler.engine is None
@@ -171,11 +204,11 @@ def test_an_engine_that_does_not_start_says_why(make, prompts) -> None:
     with pytest.raises(
         UserError, match=r"the engine does not start \(exit code 1; its log ends: TypeError: unexpected settings \['memory'\]"
     ):
-        make(memory=1).sample(prompts, seed=3)
+        make(light=True, memory=1).sample(prompts, seed=3)
 
 
-def test_an_engine_that_says_nothing_counts_as_dead_and_an_interrupt_leaves_no_answer_behind(make, prompts, monkeypatch) -> None:
-    sampler = make(hang=True)
+def test_an_engine_that_says_nothing_counts_as_dead_and_an_interrupt_leaves_no_answer_behind(light, prompts, monkeypatch) -> None:
+    sampler = light(hang=2)
     first = sampler.sample(prompts, seed=3)
     threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -197,7 +230,8 @@ from vrpo.rollout.engines import vllm
 from vrpo.tasks.math.chain import new_tokenizer
 from pathlib import Path
 vllm.WORKER, tokenizer = Path({str(FAKE)!r}), new_tokenizer()
-sampler = vllm.VLLMSampler(tiny_policy(tokenizer), tokenizer, settings(hang=True))
+vllm.PROBE_NATS["float32"] = 1e9
+sampler = vllm.VLLMSampler(tiny_policy(tokenizer), tokenizer, settings(light=True, hang=2))
 sampler.sample([[1, 2]], seed=0)
 print(sampler.engine.process.pid, sampler.folder.name, flush=True)
 sampler.sample([[1, 2]], seed=0) if {busy} else time.sleep(600)
@@ -250,8 +284,8 @@ def test_in_half_precision_the_engine_computes_in_it_too(make, prompts) -> None:
     assert 1e-3 < apart < 0.5
 
 
-def test_turns_of_a_dialogue_keep_to_their_limits(make, prompts, tokenizer) -> None:
-    sampler = make()
+def test_turns_of_a_dialogue_keep_to_their_limits(healthy, prompts, tokenizer) -> None:
+    sampler = healthy
     begun = [([3, 4, 5], [True, True, True]), ([], [])]
     found = converse(sampler, prompts[:2], seed=3, prefixes=begun)
     assert found.responses[0, :3].tolist() == [3, 4, 5] and found.lengths.max() <= 8
@@ -266,9 +300,8 @@ def test_turns_of_a_dialogue_keep_to_their_limits(make, prompts, tokenizer) -> N
     assert (talk.logprobs - read)[talk.response_mask].abs().max() < 1e-5
 
 
-def test_processes_with_an_engine_each_sample_what_one_does(tokenizer, problems, make, monkeypatch) -> None:
-    alone = run(tokenizer, problems)
-    alone.collector.sampler, rows = make(), problems[:5]
+def test_processes_with_an_engine_each_sample_what_one_does(tokenizer, problems, light, monkeypatch) -> None:
+    alone, rows = run(tokenizer, problems, light=True), problems[:5]
     whole = alone.sample(rows, seed=3)
     parts = []
     for mine in (slice(0, 2), slice(2, 5)):
@@ -300,10 +333,10 @@ def test_settings_of_an_engine_are_refused_where_it_has_none_and_change_no_name_
 
 
 @pytest.mark.skipif(not os.environ.get("VRPO_TEST_VLLM"), reason="VRPO_TEST_VLLM is not set to a Python that has vLLM (`make vllm`)")
-def test_vllm_itself_is_the_policy_in_float32(make, prompts, monkeypatch) -> None:
+def test_vllm_itself_is_the_policy_in_float32(make, prompts, tokenizer, monkeypatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("VRPO_VLLM_PYTHON", os.environ["VRPO_TEST_VLLM"])
-    sampler = make()
+    sampler = make(new_llama(tokenizer, 64, 1, 2, 0))  # heads of at least 32 on a CPU
     whole = sampler.sample(prompts, seed=3)
     assert (whole.logprobs - read_logprobs(sampler.model, whole, 1.0, 12)).abs().max() < 1e-4
     part = sampler.sample(prompts[2:4], seed=3, places=[2, 3])

@@ -77,11 +77,12 @@ def serve(engine: Callable[[Path, dict[str, Any]], Any]) -> None:
         question = json.loads(line)
         answers.write(json.dumps(getattr(worker, question["do"])(*question["with"])) + "\n")
         answers.flush()
+    _end_with(parent, folder)
 
 
 def _end_with(parent: int, folder: Path) -> None:
-    """Kill this process's group when the parent is gone, which then could not remove the folder either. A pipe that closes would not tell:
-    other children of the parent may hold it open."""
+    """Kill this process's group when the parent is gone, which then could not remove the folder either. That questions end does not tell in
+    time: another child of the parent may hold the pipe open."""
     while os.getppid() == parent:
         time.sleep(0.5)
     shutil.rmtree(folder, ignore_errors=True)
