@@ -61,7 +61,9 @@ class VLLMSampler(Sampler):
         whole = without_lora(model)
         self.config = copy.deepcopy(whole.config)
         self.config.architectures = [type(whole).__name__]
-        self.tied = set(whole.all_tied_weights_keys) if self.config.get_text_config().tie_word_embeddings else set()
+        # On a CPU vLLM keeps the old head when a tied embedding is loaded anew: it gets one of its own.
+        self.tied = dict(whole.all_tied_weights_keys) if self.config.get_text_config().tie_word_embeddings else {}
+        self.config.get_text_config().tie_word_embeddings = self.config.tie_word_embeddings = False
         self.vocabulary = whole.get_input_embeddings().weight.shape[0]
         self.probe = torch.randint(self.vocabulary, (PROBE_TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
         self.folder: TemporaryDirectory | None = None
@@ -79,6 +81,7 @@ class VLLMSampler(Sampler):
         file = Path(self.folder.name) / "model.safetensors"
         partial = file.with_suffix(".partial")
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights if name not in self.tied}
+        tensors |= {name: tensors[source].clone() for name, source in self.tied.items()}
         try:
             save_file(tensors, partial, metadata={"format": "pt", "version": str(version)})
             partial.replace(file)

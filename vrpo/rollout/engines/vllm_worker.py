@@ -39,7 +39,8 @@ class VLLM:
 
         if self.llm is None:
             own = {"skip_tokenizer_init": True, "logprobs_mode": "processed_logprobs", "generation_config": "vllm", "seed": 0}
-            own |= {"enforce_eager": True} if current_platform.is_cpu() else {}
+            if current_platform.is_cpu():  # where nothing is compiled, and a seeded request whose prompt is split ends the engine
+                own |= {"enforce_eager": True, "enable_chunked_prefill": False}
             self.llm = LLM(model=str(self.folder), **own, **self.settings)
         else:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self.folder)})
