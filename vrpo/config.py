@@ -63,11 +63,20 @@ class GenerationConfig(Section):
     temperature: Positive = 1.0  # of sampling, in training and evaluation
     batch_size: Count = 512  # rows decoded together; changes memory and speed, not the samples
     engine: Engine = "transformers"  # what samples: a module of vrpo/rollout/engines/
+    engine_settings: Annotated[dict[str, Any] | None, Unset] = None  # of an engine that has some; for vllm those of `vllm.LLM`
 
     @model_serializer(mode="wrap")
     def _engine_where_chosen(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the default engine: what names runs and cells of before there was a choice names them still."""
         return {key: value for key, value in values(self).items() if (key, value) != ("engine", "transformers")}
+
+    @model_validator(mode="after")
+    def _settings_of_an_engine(self) -> GenerationConfig:
+        if self.engine == "transformers" and self.engine_settings:
+            raise ValueError(
+                f"engine_settings={self.engine_settings}: the engine transformers has none; remove them or name another engine"
+            )
+        return self
 
 
 class CriticConfig(Section):
@@ -120,6 +129,7 @@ class TrainConfig(Section):
     length_adaptive_alpha: Positive | None = None  # lambda = 1 - 1 / (alpha * length) per response instead of gae_lambda (VAPO)
     kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0  # weight of the divergence from the cold start
     kl_in: Literal["loss", "reward"] = "loss"  # k3 term in the loss, or k1 penalty in the reward
+    importance_cap: Annotated[Positive | None, Unset] = None  # weigh tokens by min(p of the policy / p of the engine that sampled, this)
     max_grad_norm: Positive = 1.0  # longer gradients are cut to this
     gradient_checkpointing: bool = False  # less memory for activations, one more forward pass
     # With several processes, weights, gradients and optimiser states split over all of them, or over each machine's; null: whole in every one

@@ -1,5 +1,7 @@
 """The whole policy loss of a batch, gradient included, against one written from the equations, response by response."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import METHODS, trainer
@@ -48,3 +50,21 @@ def test_gradient_of_a_ragged_batch_equals_the_equations(tokenizer, problems, me
     assert metrics["policy/clip_fraction"] > 0
     for parameter, gradient in zip(run.policy.parameters(), expected, strict=True):
         assert (parameter.grad - gradient).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo", "rloo"])
+def test_an_importance_cap_weighs_the_surrogate_and_nothing_else(tokenizer, problems, method: str) -> None:
+    run = trainer(tokenizer, problems, method, changes={"kl_coefficient": 0.3, "importance_cap": 1.3, "micro_batch_size": 7})
+    group = run.algorithm.group_size
+    plain, _ = run.collect([row for row in problems[: 16 // group] for _ in range(group)], [0] * 16, iteration=1)
+    assert plain.sampled_logprobs is None  # an engine that gives the policy's own needs no weights
+    noise = 0.3 * torch.randn(plain.logprobs.shape, generator=torch.Generator().manual_seed(0)) * plain.response_mask
+    ratio = (-noise.sum(1, keepdim=True) if method == "rloo" else -noise).exp()
+    assert (ratio > 1.3).any() and (ratio < 1.3).any()
+    wanted = replace(plain, advantages=plain.advantages * ratio.clamp(max=1.3))
+    sampled = replace(plain, sampled_logprobs=plain.logprobs + noise)
+    gradient = run.updater.policy_gradient(sampled)
+    assert (gradient - run.updater.policy_gradient(wanted)).abs().max() < 1e-6
+    assert (gradient - run.updater.policy_gradient(plain)).abs().max() > 1e-4
+    run.algorithm.config = run.config.model_copy(update={"importance_cap": None})  # off by default
+    assert torch.equal(run.updater.policy_gradient(sampled), run.updater.policy_gradient(plain))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from vrpo.algorithms.losses import clipped, kl_k1, policy_loss
+from vrpo.algorithms.losses import clipped, importance_weights, kl_k1, policy_loss
 from vrpo.config import TrainConfig
 from vrpo.critics.base import Critic
 from vrpo.data.batch import Experience
@@ -87,6 +87,10 @@ class Algorithm:
     def normalised(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """The advantages [B, T] as the loss takes them, over what is learned from of an iteration; by default as they are."""
         return advantages
+
+    def importance_weights(self, batch: Experience) -> Tensor:
+        """What advantages are multiplied by where another engine sampled than the policy, [B, T] or [B, 1]; by default for each token."""
+        return importance_weights(batch.logprobs, batch.sampled_logprobs, self.config.importance_cap)
 
     def loss_count(self, counts: dict[str, Tensor]) -> Tensor:
         """What `policy_loss` divides the sum over an optimiser batch by: its response tokens (DAPO's and TRL's default)."""

@@ -33,6 +33,15 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
 
 
+def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights (Ionides 2008), min(pi / mu, cap): pi the policy when the rollout was made, mu the engine that sampled.
+
+    Args:
+        logprobs, sampled_logprobs: under pi and mu, of the same shape: of tokens [B, T], or of responses [B, 1].
+    """
+    return torch.exp((logprobs - sampled_logprobs).clamp(max=LARGEST_LOG_RATIO)).clamp(max=cap)
+
+
 def clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float = 0.2) -> Tensor:
     """bool [B, T]: where the clip of `policy_loss` takes the gradient away."""
     ratio = torch.exp(logprobs - old_logprobs)

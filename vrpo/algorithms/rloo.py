@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vrpo.algorithms.advantages import leave_one_out_advantages
 from vrpo.algorithms.grpo import GRPO
-from vrpo.algorithms.losses import clipped, policy_loss
+from vrpo.algorithms.losses import clipped, importance_weights, policy_loss
 from vrpo.data.batch import Experience
 from vrpo.data.masking import masked_mean
 
@@ -16,6 +16,10 @@ class RLOO(GRPO):
 
     def score_advantages(self, scores: Tensor, scored: Tensor) -> Tensor:
         return leave_one_out_advantages(scores, self.group_size, scored)
+
+    def importance_weights(self, batch: Experience) -> Tensor:
+        own, sampled = (part.sum(1, keepdim=True) for part in (batch.logprobs, batch.sampled_logprobs))
+        return importance_weights(own, sampled, self.config.importance_cap)
 
     def policy_loss(self, batch: Experience, logprobs: Tensor, counts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """PPO's surrogate with ratio and clip of whole responses, averaged over the scored ones."""

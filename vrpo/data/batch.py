@@ -40,6 +40,7 @@ class Rollout(_Rows):
         logprobs: float32 [B, T], log-probability of each token under the sampling policy at the sampling temperature; 0 where masked.
         environment_mask: bool [B, T], True on tokens inside a dialogue that the environment wrote: read by every model, part of no loss;
             None where there are none.
+        sampled_logprobs: float32 [B, T], what the engine that sampled gives in place of `logprobs`; None where it gives these.
     """
 
     prompts: Tensor
@@ -48,6 +49,7 @@ class Rollout(_Rows):
     response_mask: Tensor
     logprobs: Tensor
     environment_mask: Tensor | None = None
+    sampled_logprobs: Tensor | None = None
 
     @property
     def input_ids(self) -> Tensor:

@@ -60,6 +60,9 @@ def experience_metrics(
     } | reward_rounding(totals(observed))
     if experience.reference_logprobs is not None:
         metrics["policy/kl"] = float(masked_mean(kl_k3(experience.logprobs, experience.reference_logprobs), mask))
+    if experience.sampled_logprobs is not None:
+        mismatch = (experience.logprobs - experience.sampled_logprobs).abs()[mask]
+        metrics |= {"rollout/engine_mismatch": float(mismatch.mean()), "rollout/engine_mismatch_max": float(mismatch.max())}
     if clean is not None:
         both = known & torch.tensor([score is not None for score in clean])
         without_noise = [c if told else o for o, c, told in zip(observed, clean, both.tolist(), strict=True)]

@@ -36,7 +36,7 @@ def new_experience(rollout: Rollout, scores: Sequence[Score]) -> Experience:
         UserError: no response is scored; others as `token_rewards`.
     """
     require_scores(scores, "responses of an iteration")
-    fields = {name: getattr(rollout, name) for name in ("prompts", "prompt_mask", "responses", "logprobs", "environment_mask")}
+    fields = {name: value for name, value in vars(rollout).items() if name != "response_mask"}
     scored = torch.tensor([score is not None for score in scores])
     rewards = token_rewards(scores, rollout.response_mask)
     return Experience(**fields, response_mask=rollout.response_mask & scored[:, None], rewards=rewards, scored=scored)

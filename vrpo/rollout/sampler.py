@@ -61,6 +61,9 @@ class Sampler:
         itself has nothing to do.
         """
 
+    def close(self) -> None:
+        """Free what the engine holds outside of this process; the next sample takes it up again."""
+
 
 def new_sampler(model: Any, tokenizer: Any, generation: GenerationConfig) -> Sampler:
     """The engine that `generation.engine` names, on this model."""

@@ -50,7 +50,8 @@ class Collector:
         with self.sharding.gathered(self.policy), self.autocast():
             part = converse(self.sampler, prompts[mine], reply, seed=seed, places=places)
             if not self.sampler.exact_logprobs:
-                part = replace(part, logprobs=read_logprobs(self.policy, part, self.temperature, self.config.micro_batch_size))
+                own = read_logprobs(self.policy, part, self.temperature, self.config.micro_batch_size)
+                part = replace(part, logprobs=own, sampled_logprobs=part.logprobs)
         return Rollout.concatenate(self.processes.gather(part))
 
     def score(self, reward: Reward, rows: Sequence[Row], rollout: Rollout, step: int, samples: Sequence[int]) -> list[Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +34,10 @@ def policy_terms(
     output, mask, config = policy_forward(policy, batch, temperature, hidden), batch.response_mask, algorithm.config
     # Padding is 0 before a ratio is taken: the gradient of an infinite one is NaN, even where nothing is asked of it.
     logprobs, count = torch.where(mask, output.logprobs, 0.0), counts["response_mask"]
-    loss, metrics = algorithm.policy_loss(batch, logprobs, counts)
+    weighted = batch
+    if config.importance_cap is not None and batch.sampled_logprobs is not None:  # a weighted loss is that of weighted advantages
+        weighted = replace(batch, advantages=algorithm.importance_weights(batch) * batch.advantages)
+    loss, metrics = algorithm.policy_loss(weighted, logprobs, counts)
     terms = {"policy/loss": loss}
     if config.kl_coefficient and config.kl_in == "loss":
         terms["policy/kl_loss"] = config.kl_coefficient * masked_mean(kl_k3(logprobs, batch.reference_logprobs), mask, count)

@@ -13,7 +13,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,8 @@ class Trainer:
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, or until `proceed` says so, from the checkpoint if there is one. Returns the log."""
-        with sole_writer(self.checkpoint) if self.checkpoint is not None and self.processes.is_main else nullcontext():
+        lock = sole_writer(self.checkpoint) if self.checkpoint is not None and self.processes.is_main else nullcontext()
+        with lock, closing(self.collector.sampler):
             if self.checkpoint is not None and present(self.checkpoint).exists():
                 self.resume()
             while self.iteration < self.config.iterations and self.proceed(self.iteration + 1):

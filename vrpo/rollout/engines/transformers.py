@@ -172,4 +172,5 @@ def generation_settings(model, tokenizer, config) -> dict:
     """Keyword arguments of `generate` other than the seed, from a model, its tokenizer and a `GenerationConfig`."""
     ends = end_tokens(model, tokenizer)
     pad = tokenizer.pad_token_id
-    return config.model_dump(exclude={"max_turns", "engine"}) | {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else pad}
+    settings = config.model_dump(include={"max_new_tokens", "temperature", "batch_size"})
+    return settings | {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else pad}
