@@ -293,12 +293,8 @@ class Trainer:
         if self.checkpoint is None or not self.sharding.writes:
             return
         meta = {name: getattr(self, name) for name in ("fingerprint", "iteration", "rollouts", "policy_updates", "log")}
-        meta |= {
-            "health": [asdict(warning) for warning in self.health],
-            "seconds": self.timer.so_far(),
-            "scaler": self.updater.scaler.state_dict(),
-            "code": code_digest(),
-        }
+        meta |= {"health": [asdict(warning) for warning in self.health], "seconds": self.timer.so_far()}
+        meta |= {"scaler": self.updater.scaler.state_dict(), "code": code_digest()}
         tensors, meta["warmup"] = ({}, None) if self.under_way is None else self.under_way.pack()
         self.sharding.save(self.checkpoint, tensors | pack(self.updater.models, self.updater.optimizers), meta)
 
