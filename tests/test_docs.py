@@ -17,7 +17,7 @@ from pipeline.params import Params, load_params
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
-OTHER_TOOLS = {"accelerate", "export", "git"}  # of which nothing here can go stale
+OTHER_TOOLS = {"accelerate", "export", "git", "lm_eval"}  # of which nothing here can go stale
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -19,6 +19,7 @@ FLOORS = (  # from the ground up; rooms of one line do not know each other
     ("vrpo.algorithms",),
     ("vrpo.metrics",),
     ("vrpo.training",),
+    ("vrpo.adapters",),
     ("pipeline.arguments", "pipeline.environment", "pipeline.files", "pipeline.leash", "pipeline.workspace"),
     ("pipeline.own_code", "pipeline.overlays", "pipeline.graph"),
     ("pipeline.params",),
