@@ -30,7 +30,8 @@ help: ## list the targets
 env: $(READY) ## make .venv with everything the pipeline and its tests need
 
 # pip brings torch: it alone reads pip's configuration, which may point to CPU builds; a plain index offers CUDA builds.
-# uv brings the other 240 packages: seconds instead of minutes. It keeps the torch it finds.
+# uv brings the other 240 packages: seconds instead of minutes. It keeps the torch it finds. The project itself comes last, as it stands here:
+# `vrpo` can then be imported, and is a command, from any folder.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 .PHONY: $(READY)  # an environment does not survive being copied or moved: its scripts name the folder
 endif
@@ -39,7 +40,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; make PYTHON=/path/to/python")'
 	@test -x $(VENV)/bin/python && test "$$(cat $@ 2>/dev/null)" = "$(CURDIR)" || $(PYTHON) -m venv --clear $(VENV)
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch uv
-	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --extra dev --constraint constraints.txt
+	@uv pip install --quiet --python $(VENV)/bin/python --requirement pyproject.toml --all-extras --constraint constraints.txt
+	@uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@echo '$(CURDIR)' > $@
 
 repro: env ## run whatever is out of date, up to the report; JOBS=2 stages at a time

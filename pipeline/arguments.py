@@ -1,21 +1,11 @@
-"""Command lines: every argument is checked before anything heavy is imported, and a mistake is one line with exit code 2."""
+"""Command lines of the pipeline's modules; arguments are read by `vrpo.console.arguments`, and a mistake is one line with exit code 2."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NoReturn
 
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage above it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())}; `{self.prog} --help` shows what there is\n")
+from vrpo.console.arguments import Parser
 
 
 def new_parser(module: str, description: str | None) -> Parser:
@@ -23,72 +13,8 @@ def new_parser(module: str, description: str | None) -> Parser:
     return Parser(prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A whole number from `low` to `high`, both included."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"{text!r:.80} is no whole number from {low} {'on' if high is None else f'to {high}'}")
-        return value
-
-    return read
-
-
-def above_zero(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r:.80} is no number above 0")
-    return value
-
-
-def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """One of the names."""
-    known = list(names)
-
-    def read(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(f"there is no {text!r:.80}; use one of {', '.join(known)}")
-        return text
-
-    return read
-
-
 def setting(text: str) -> str:
     """`section.key=value`, as DVC takes it."""
     if not re.fullmatch(r"[\w.]+=.+", text):
         raise argparse.ArgumentTypeError(f"{text!r:.80} is no section.key=value")
     return text
-
-
-def input_file(text: str) -> Path:
-    """A file that can be read."""
-    path = Path(text)
-    if not path.exists():
-        raise argparse.ArgumentTypeError(f"{text!r}: not found; run from the project's folder, or correct the path")
-    if path.is_dir() or not os.access(path, os.R_OK):
-        raise argparse.ArgumentTypeError(f"{text!r}: {'a folder' if path.is_dir() else 'not readable'}; name a file that can be read")
-    return path
-
-
-def input_folder(text: str) -> Path:
-    """A folder."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r}: no such folder; correct the path")
-    return Path(text)
-
-
-def output_file(text: str) -> Path:
-    """A file that can be written; folders above it are made."""
-    path = Path(text)
-    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if path.is_dir() or not os.access(above, os.W_OK) or (above != path and not above.is_dir()):
-        raise argparse.ArgumentTypeError(f"{text!r}: cannot be written; name a file in a folder of yours")
-    return path

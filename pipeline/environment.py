@@ -1,28 +1,18 @@
-"""What every command sets before it starts: no telemetry, and output that no terminal refuses."""
+"""What the pipeline's commands set beside what every command sets (`vrpo.console.environment`): no telemetry of its tools."""
 
 from __future__ import annotations
 
-import io
-import sys
 from pathlib import Path
 
+from vrpo.console import environment
+
 TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "1",
+    **environment.TELEMETRY_OFF,
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
-
-
-def speak_safely() -> None:
-    """Let a terminal that lacks a character show its code: the work is done, its last line must not end in a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def prefect_environment(root: Path) -> dict[str, str]:

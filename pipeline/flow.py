@@ -13,11 +13,13 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.arguments import new_parser, setting, whole
-from pipeline.environment import prefect_environment, speak_safely
+from pipeline.arguments import new_parser, setting
+from pipeline.environment import prefect_environment
 from pipeline.leash import interrupt_on_signals
 from pipeline.overlays import overlay
 from pipeline.params import load_params, resolve_params
+from vrpo.console.arguments import whole
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import yaml
 from pipeline import own_code
 from pipeline.overlays import Loader, read_yaml, with_settings
 from pipeline.params import Params
-from vrpo.config import RuntimeConfig
+from vrpo.console.machine import check_machine
 from vrpo.errors import UserError
 
 Key = tuple[str, ...]
@@ -47,39 +44,6 @@ def check_own_code(params: Params) -> None:
     for parameter, spec in own_code.named(params).items():
         with own_code.naming(parameter, spec):
             own_code.check(spec, Path())
-
-
-def check_machine(runtime: RuntimeConfig) -> None:
-    """Stop a run for which this machine lacks the device or the CPUs. Without torch, whose import takes seconds.
-
-    Raises:
-        UserError: naming what there is.
-    """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if runtime.threads > cpus:
-        raise UserError(f"runtime.threads = {runtime.threads}: more than the CPUs that this process may use, {cpus}; use 1 to {cpus}")
-    if runtime.device != "cpu":
-        count, index = _cuda_devices(), int(runtime.device.partition(":")[2] or 0)
-        if index >= count:
-            lacking = f"{count} CUDA device{'s' * (count != 1)} here, with torch {version('torch')}"
-            others = f" or cuda:0 to cuda:{count - 1}" * bool(count)
-            raise UserError(f"runtime.device = {runtime.device!r}: {lacking}; use cpu{others}")
-
-
-def _cuda_devices() -> int:
-    """Devices that torch would find, asked of the driver."""
-    if version("torch").endswith("+cpu"):
-        return 0
-    if "+rocm" in version("torch"):  # devices of another driver, which torch calls cuda too
-        import torch
-
-        return torch.cuda.device_count()
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
 
 
 def masked_overrides(path: Path) -> Iterator[tuple[str, str]]:

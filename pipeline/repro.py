@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import preflight
-from pipeline.arguments import new_parser, whole
-from pipeline.environment import TELEMETRY_OFF, speak_safely
+from pipeline.arguments import new_parser
+from pipeline.environment import TELEMETRY_OFF
 from pipeline.leash import interrupt_on_signals
 from pipeline.orchestration.runner import Outcome, Runner, Stage, read_graph_with_parameters, take_turn
 from pipeline.params import load_params
 from pipeline.tracking import send
 from pipeline.tracking.file import FOLDER, read_events
+from vrpo.console.arguments import whole
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 
 REFRESH_SECONDS = 1.0

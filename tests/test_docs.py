@@ -184,7 +184,7 @@ def test_the_study_of_ones_own_is_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_line_that_adds_a_benchmark_is_one_of_the_file() -> None:
     (line,) = blocks((ROOT / "docs/operate.md").read_text(), "python")
-    assert line.strip() in (ROOT / "pipeline/tools/benchmark.py").read_text()
+    assert line.strip() in (ROOT / "vrpo/benchmarks/questions.py").read_text()
 
 
 def test_the_page_of_parameters_is_current() -> None:

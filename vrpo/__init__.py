@@ -4,8 +4,23 @@ Names are loaded when first used, so that `import vrpo` costs nothing and a prog
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from vrpo.moved import MODULES, forward
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # the same names for type checkers, which know nothing of `__getattr__`
+    from vrpo.algorithms.advantages import compute_gae as compute_gae
+    from vrpo.algorithms.advantages import group_relative_advantages as group_relative_advantages
+    from vrpo.algorithms.losses import policy_loss as policy_loss
+    from vrpo.config import TrainConfig as TrainConfig
+    from vrpo.critics.losses import gaussian_kl as gaussian_kl
+    from vrpo.critics.losses import value_loss as value_loss
+    from vrpo.critics.semantics import semantic_losses as semantic_losses
+    from vrpo.critics.value_model import ValueModel as ValueModel
+    from vrpo.rewards.noise import NoiseChannel as NoiseChannel
+    from vrpo.training.trainer import Trainer as Trainer
 
 _EXPORTS = {
     "NoiseChannel": "vrpo.rewards.noise",

@@ -21,8 +21,10 @@ from urllib.request import Request, urlopen
 
 import psutil
 
-from pipeline.arguments import new_parser, whole
-from pipeline.environment import prefect_environment, speak_safely
+from pipeline.arguments import new_parser
+from pipeline.environment import prefect_environment
+from vrpo.console.arguments import whole
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 
 MARK = "VRPO_SERVE"

@@ -1,7 +1,7 @@
 """Bring problems into one form and split them.
 
 `prepare.dataset` is "procedural" (the domain's generator), a `.jsonl` file, a folder of data files, or a hub id (see
-`pipeline.stages.problems` for the columns). `id`, `solution`, `source`, `licence`, options and, in train, a noisy `label` are kept where present.
+`vrpo.problems` for the columns). `id`, `solution`, `source`, `licence`, options and, in train, a noisy `label` are kept where present.
 Test comes from `prepare.test_dataset`, or is split off.
 Splits never share a question (spaces aside): test wins over the others. Sizes are exact for "procedural", upper limits otherwise.
 
@@ -15,12 +15,12 @@ import random
 from typing import Any
 
 from pipeline.domains import domain_of, load_task
-from pipeline.files import write_jsonl
+from pipeline.files import left_behind, write_jsonl
 from pipeline.params import Params
-from pipeline.stages.problems import read_placed
 from pipeline.stages.stage import main
 from pipeline.workspace import HERE, Workspace
 from vrpo.errors import UserError
+from vrpo.problems import read_placed
 from vrpo.tasks.base import PROCEDURAL
 from vrpo.tasks.rows import Row
 
@@ -78,6 +78,8 @@ def _generated(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
 def _external(params: Params) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """Local or hub data: normalise, drop repeated questions, shuffle by seed, split."""
     config, domain = params.prepare, domain_of(params)
+    if missing := left_behind(config.dataset) or (config.test_dataset and left_behind(config.test_dataset)):
+        raise UserError(missing)
     placed, repeated, conflicts = _distinct(read_placed(config.dataset, config.subset, config.split, domain, config.seed))
     overlap = 0
     wanted = {"validation": config.validation_size, "train": config.train_size}

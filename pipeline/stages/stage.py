@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from pipeline import preflight
-from pipeline.arguments import input_file, new_parser, one_of, whole
-from pipeline.environment import TELEMETRY_OFF, speak_safely
+from pipeline.arguments import new_parser
+from pipeline.environment import TELEMETRY_OFF
 from pipeline.files import not_found, write_json
 from pipeline.params import Params, load_params
 from pipeline.workspace import HERE
 from vrpo.config import Method
+from vrpo.console.arguments import input_file, one_of, whole
+from vrpo.console.environment import speak_safely
 from vrpo.errors import OutOfReach, UserError
 
 EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO}

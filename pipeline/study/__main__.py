@@ -14,10 +14,12 @@ import os
 import sys
 from concurrent.futures import BrokenExecutor
 
-from pipeline.arguments import above_zero, input_file, new_parser, whole
-from pipeline.environment import TELEMETRY_OFF, speak_safely
+from pipeline.arguments import new_parser
+from pipeline.environment import TELEMETRY_OFF
 from pipeline.leash import interrupt_on_signals
 from pipeline.study.run import run
+from vrpo.console.arguments import above_zero, input_file, whole
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from pipeline.files import append_line
 from pipeline.leash import workers
-from pipeline.preflight import check_machine, check_own_code
+from pipeline.preflight import check_own_code
 from pipeline.study.cells import WORK, folder_of, read_by_cells, run_cell, run_stage, shared
 from pipeline.study.file import Cell, Study, load_study
 from pipeline.study.results import REPORTS, finished
 from pipeline.tracking import send
+from vrpo.console.machine import check_machine
 from vrpo.errors import UserError
 from vrpo.files import hold
 

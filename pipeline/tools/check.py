@@ -7,8 +7,9 @@ from __future__ import annotations
 import sys
 
 from pipeline import preflight
-from pipeline.arguments import input_file, new_parser
+from pipeline.arguments import new_parser
 from pipeline.params import load_params
+from vrpo.console.arguments import input_file
 from vrpo.errors import UserError
 
 

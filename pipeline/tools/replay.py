@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.arguments import input_file, new_parser, output_file
-from pipeline.environment import speak_safely
+from pipeline.arguments import new_parser
 from pipeline.files import write_json
+from vrpo.console.arguments import input_file, output_file
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 from vrpo.tasks.dialogue import damage, sgd
 from vrpo.tasks.dialogue.metrics import summarise

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from pipeline.arguments import new_parser
-from pipeline.environment import speak_safely
 from pipeline.tracking.mirror import init_database, tracking_uri
 from pipeline.tracking.send import follow, one_line, public, sync
+from vrpo.console.environment import speak_safely
 from vrpo.errors import UserError
 
 

@@ -12,7 +12,8 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from pipeline.arguments import new_parser, one_of, output_file
+from pipeline.arguments import new_parser
+from vrpo.console.arguments import one_of, output_file
 
 BENCHMARKS = ("rollout", "grpo", "ppo", "gemm", "semantics", "iteration")
 

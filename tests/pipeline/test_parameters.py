@@ -15,6 +15,7 @@ from pipeline.stages import stage
 from pipeline.tools import check
 from tests.pipeline.conftest import PROJECT
 from vrpo.config import RuntimeConfig
+from vrpo.console import machine
 from vrpo.errors import UserError
 
 
@@ -25,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     for name in environment.TELEMETRY_OFF:
         monkeypatch.setenv(name, "1")
-    monkeypatch.setattr(preflight, "_cuda_devices", lambda: 0)
+    monkeypatch.setattr(machine, "_cuda_devices", lambda: 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1}, raising=False)
     write({"profile": "mini"}, PROJECT / "params.yaml")
     for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm first"):
@@ -73,15 +74,15 @@ def test_what_this_machine_or_a_later_stage_cannot_do_stops_before_any_work(home
 
 
 def test_a_device_beyond_the_last_one_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(preflight, "_cuda_devices", lambda: 2)
-    preflight.check_machine(RuntimeConfig(device="cuda:1"))
+    monkeypatch.setattr(machine, "_cuda_devices", lambda: 2)
+    machine.check_machine(RuntimeConfig(device="cuda:1"))
     with pytest.raises(UserError, match=r"'cuda:7': 2 CUDA devices here.*; use cpu or cuda:0 to cuda:1"):
-        preflight.check_machine(RuntimeConfig(device="cuda:7"))
+        machine.check_machine(RuntimeConfig(device="cuda:7"))
 
 
 def test_a_missing_device_is_found_without_torch() -> None:
     """Its import takes seconds; `device: cuda` without CUDA used to take 40 of them and to end in a traceback."""
-    code = "import sys; from pipeline import preflight; print(preflight._cuda_devices(), 'torch' in sys.modules)"
+    code = "import sys; from vrpo.console import machine; print(machine._cuda_devices(), 'torch' in sys.modules)"
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     count, imported = done.stdout.split()

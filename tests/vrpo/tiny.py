@@ -1,6 +1,7 @@
 """A policy small enough to train in a test, runs of a few seconds, and how to compare them."""
 
 import copy
+import string
 
 import torch
 
@@ -28,6 +29,21 @@ def tiny_policy(tokenizer, seed: int = 4):  # a seed whose responses have many l
         initializer_range=0.2,  # far from uniform, so that samples and advantages vary
     )
     return LlamaForCausalLM(config)
+
+
+def reading_policy(folder):
+    """A policy that knows nothing, in a folder; its tokenizer reads any text, character by character."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from vrpo.models.loading import new_llama, save_model
+
+    known = {token: index for index, token in enumerate(["<pad>", "<eos>", *string.printable])}
+    core = Tokenizer(models.WordLevel(known, unk_token="<pad>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", padding_side="left")
+    save_model(new_llama(tokenizer, hidden_size=16, layers=1, heads=2, seed=0), tokenizer, folder)
+    return folder
 
 
 BASE = {

@@ -16,8 +16,8 @@ import json
 import re
 from pathlib import Path
 
-from pipeline.files import left_behind, read_lines
 from vrpo.errors import OutOfReach, UserError
+from vrpo.files import read_lines
 from vrpo.tasks.base import Domain
 from vrpo.tasks.rows import Row
 
@@ -46,7 +46,7 @@ def read_placed(dataset: str, subset: str | None, split: str, domain: Domain, se
     if path.suffix == ".jsonl":
         raw = [(f"{path}:{number}", row) for number, row in read_lines(path)]
     elif path.suffix in DATA_SUFFIXES or path.is_file():
-        raise UserError(f"{dataset}: not a format this stage reads; convert it to .jsonl, or name the folder that holds it")
+        raise UserError(f"{dataset}: not a format that is read here; convert it to .jsonl, or name the folder that holds it")
     else:
         raw = [(f"{dataset} [{split}] row {number}", row) for number, row in enumerate(_load_with_datasets(dataset, subset, split))]
     name = path.stem if path.suffix == ".jsonl" else dataset
@@ -55,8 +55,6 @@ def read_placed(dataset: str, subset: str | None, split: str, domain: Domain, se
 
 def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Row]:
     """Read a hub id, or a local folder of data files, through the `datasets` library."""
-    if missing := left_behind(dataset):
-        raise UserError(missing)
     import datasets
 
     if not Path(dataset).is_dir():
@@ -67,7 +65,7 @@ def _load_with_datasets(dataset: str, subset: str | None, split: str) -> list[Ro
         try:
             validate_repo_id(dataset)
         except HFValidationError:
-            raise UserError(f"{dataset}: no such file or folder, and no hub id; correct prepare.dataset or prepare.test_dataset") from None
+            raise UserError(f"{dataset}: no such file or folder, and no hub id; correct the name") from None
         if not hub_reachable(dataset, "dataset"):
             datasets.config.HF_HUB_OFFLINE = True  # go to the cached copy at once, not after half a minute of retries
     try:

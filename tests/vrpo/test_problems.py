@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.stages.problems import normalise, read_problems
 from vrpo.errors import UserError
+from vrpo.problems import normalise, read_problems
 from vrpo.tasks.math import DOMAIN as MATH
 from vrpo.tasks.science import DOMAIN
 

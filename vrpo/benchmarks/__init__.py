@@ -1,0 +1,1 @@
+"""Benchmarks by name: their questions, and what a policy's responses to them are worth."""
