@@ -26,7 +26,7 @@ from tests.vrpo.tiny import reading_policy
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PIPELINE_ONLY = ("dvc", "prefect", "mlflow", "great_expectations", "prefect_dask", "fastapi", "sqlalchemy", "matplotlib")
-ASKED_FOR = {"vllm", "verifiers"}  # what a module wants when it is used; the user installs it
+ASKED_FOR = {"vllm", "verifiers", "matplotlib"}  # what a module wants when it is used; the user installs it
 
 
 def bare_environment() -> dict[str, str]:

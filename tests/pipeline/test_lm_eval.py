@@ -31,7 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vrpo.tasks.loader import load_domain
 
     made = tmp_path_factory.mktemp("lm_eval")
-    core = Tokenizer(models.WordLevel({token: place for place, token in enumerate(["<pad>", "<eos>", *string.printable])}, unk_token="<pad>"))
+    core = Tokenizer(
+        models.WordLevel({token: place for place, token in enumerate(["<pad>", "<eos>", *string.printable])}, unk_token="<pad>")
+    )
     core.pre_tokenizer, core.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", padding_side="left")
     rows = [{"question": f"Last digit of {a} * {b}?", "answer": str(a * b % 10)} for a in range(10) for b in range(10)]

@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 from statistics import NormalDist
 
 import numpy as np
@@ -206,6 +207,12 @@ def test_the_table_has_every_figure_and_the_plot_its_points() -> None:
     assert [label.get_text() for label in left.get_yticklabels()] == ["two scorings\ndisagree", "reliability", "TPR", "FPR", "J"]
     assert sum(len(points.get_offsets()) for points in middle.collections) == 240
     assert [label.get_text() for label in middle.get_legend().get_texts()] == ["right", "wrong", "not checked"]
+
+
+def test_a_plot_without_matplotlib_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(UserError, match="pip install matplotlib"):
+        plot(says([float(right) for right in RIGHT], checked=RIGHT))
 
 
 @pytest.mark.parametrize(

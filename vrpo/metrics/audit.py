@@ -177,11 +177,16 @@ def audit(
 
 
 def plot(found: Audit) -> Any:
-    """A `matplotlib` figure: shares with their intervals, and the scores of right, wrong and unchecked responses over length."""
-    from matplotlib.figure import Figure
+    """A `matplotlib` figure: shares with their intervals, and the scores of right, wrong and unchecked responses over length.
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, middle = figure.subplots(1, 2)
+    Raises:
+        UserError: matplotlib is missing.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UserError("a plot needs matplotlib: pip install matplotlib") from None
+    figure, (left, middle) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     shares = {
         "two scorings\ndisagree": found.flips,
         "reliability": found.reliability,
