@@ -17,7 +17,7 @@ AUDIT = "audit --responses said.jsonl --reward judge.py:answered"
 
 
 @pytest.fixture(autouse=True)
-def said(vrpo) -> None:
+def responses(vrpo) -> None:
     """Forty responses, every second one checked; the reward's references are wrong for every tenth."""
     rows = []
     for place in range(40):
