@@ -1,7 +1,7 @@
 """Peak memory of a process that trains alone against one of two that share a sharded run: policy, reference, critic and their optimisers.
 
-Each measurement is a run of its own with random weights; its peak counts from before the model is made, without what Python and libraries take.
-Run by hand, `python -m tests.benchmarks.memory 10m ppo`: a model of 135M weights (SmolLM2's shape) takes minutes and gigabytes.
+Each measurement is a run of its own with random weights; its peak counts from before the model is made, after a run of a tiny one, so that what
+Python and libraries take does not count. The C library gives freed memory back at once (`MALLOC_MMAP_THRESHOLD_`), for both. Run by hand, `python -m tests.benchmarks.memory 10m ppo`: a model of 135M weights (SmolLM2's shape) takes minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from tests.benchmarks.setup import problems, ratio_claim
 
 LLAMA = {"tie_word_embeddings": True, "max_position_embeddings": 256}
 SIZES = {
+    "tiny": {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
     "10m": {"vocab_size": 4096, "hidden_size": 288, "intermediate_size": 864, "num_hidden_layers": 8, "num_attention_heads": 4},
     "135m": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
     | {"num_key_value_heads": 3},
 }
-ROWS, MICRO, TOKENS = 8, 2, 16
+ROWS, TOKENS = 8, 16
 
 
 def run(size: str, method: str) -> dict[str, Any]:
@@ -38,7 +39,8 @@ def run(size: str, method: str) -> dict[str, Any]:
 def measure(size: str, method: str, count: int) -> list[int]:
     """The peak of each of `count` processes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": str(count)}
+        common = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1]), "WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", "tests.benchmarks.memory", "child", size, method]
     processes = [
         subprocess.Popen(command, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
@@ -48,6 +50,15 @@ def measure(size: str, method: str, count: int) -> list[int]:
 
 
 def child(size: str, method: str) -> None:
+    train("tiny", method)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    train(size, method)
+    print(json.dumps({"bytes": peak() - before}))
+
+
+def train(size: str, method: str) -> None:
+    """Two iterations, the second with the optimisers' states of the first."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -57,20 +68,19 @@ def child(size: str, method: str) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    torch.randn(64, 64) @ torch.randn(64, 64)  # loads the matrix library
-    tokenizer, rows = new_tokenizer(), problems(ROWS)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak()
+    tokenizer = new_tokenizer()
     policy = LlamaForCausalLM(LlamaConfig(**LLAMA | SIZES[size], bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=None))
-    sizes = {"iterations": 2, "rollouts": 2 * ROWS, "group_size": 4, "minibatches": 1, "micro_batch_size": MICRO}
+    sizes = {"iterations": 2, "rollouts": 2 * ROWS, "group_size": 4, "minibatches": 1, "micro_batch_size": 1}
     config = TrainConfig(**sizes, kl_coefficient=0.1, learning_rate=1e-5, critic={"warmup_rollouts": 0}, sharding="full")
-    trainer = Trainer(
-        config, policy, tokenizer, rows, lambda prompts, responses: [float(len(text) % 2) for text in responses], method=method,
-        generation=GenerationConfig(max_new_tokens=TOKENS),
-    )  # fmt: skip
+
+    def reward(prompts, responses, **columns):
+        return [float(len(text) % 2) for text in responses]
+
+    generation = GenerationConfig(max_new_tokens=TOKENS)
+    trainer = Trainer(config, policy, tokenizer, problems(ROWS), reward, method=method, generation=generation)
+    del policy
     for iteration in (1, 2):
         trainer.step(iteration)
-    print(json.dumps({"bytes": peak() - before}))
 
 
 if __name__ == "__main__":

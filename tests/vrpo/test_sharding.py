@@ -62,7 +62,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path) -> None:
         assert_same_steps(tmp_path, name)
     exact, half = (torch.load(tmp_path / f"{name}.pt", weights_only=True)["gradients"] for name in ("vrpo", "vrpo_bfloat16"))
     a, b = (torch.cat([gradient.flatten() for gradient in found.values()]) for found in (exact, half))
-    assert (a - b).abs().max() > 0 and torch.cosine_similarity(a, b, dim=0) > 0.99
+    assert (a - b).abs().max() > 0 and torch.cosine_similarity(a, b, dim=0) > 0.95
 
 
 def test_two_machines_of_two_processes_take_the_steps_of_one(tmp_path) -> None:

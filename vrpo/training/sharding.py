@@ -135,8 +135,7 @@ class Sharding(Whole):
             self.roots |= {id(model): root for model in group}
 
     def run(self, model: nn.Module, function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
-        root = self.roots[id(model)]
-        return function(*arguments, **options) if root.running else root(partial(function, *arguments, **options))
+        return self.roots[id(model)](partial(function, *arguments, **options))
 
     def missing(self, rows: int, size: int) -> int:
         most, mine = -(-rows // self.processes.count), self.processes.share(rows)
@@ -184,14 +183,10 @@ class _Root(nn.Module):
 
     def __init__(self, models: list[nn.Module]) -> None:
         super().__init__()
-        self.models, self.running = nn.ModuleList(models), False
+        self.models = nn.ModuleList(models)
 
     def forward(self, call: Callable[[], Any]) -> Any:
-        self.running = True
-        try:
-            return call()
-        finally:
-            self.running = False
+        return call()
 
 
 def new_sharding(config: TrainConfig, precision: Precision, processes: Processes) -> Whole:

@@ -197,17 +197,18 @@ class Updater:
         sums: dict[str, float] = {}
         lots = [(mine[rows], 1.0) for rows in mine.micro_batches(size)]
         lots += [(batch[:1], 0.0)] * self.sharding.missing(len(batch), size)  # passes that others wait for
+        # One after the other, so that only one model's activations are held at a time; a common backbone is passed once.
+        passes = [(train_policy, train_critic)] if self.shared else [(True, False)] * train_policy + [(False, True)] * train_critic
         for rows, own in lots:
             micro = rows.trim().to(self.processes.device)
-            with self.autocast():
-                if self.shared:  # one pass through the common backbone
-                    terms, shares = self.sharding.run(self.policy, self._loss_terms, micro, counts, train_policy, train_critic)
-                else:
-                    terms, shares = self._loss_terms(micro, counts, train_policy, train_critic)
-            loss = sum(term * (self.config.critic.loss_weight if name.startswith("critic/") else 1.0) for name, term in terms.items())
-            self.scaler.scale(own * loss).backward()
-            for name, share in (shares | {name: term.item() for name, term in terms.items()}).items() if own else ():
-                sums[name] = sums.get(name, 0.0) + share
+            for policy, critic in passes:
+                model = self.policy if policy or self.shared else self.critic.model
+                with self.autocast():
+                    terms, shares = self.sharding.run(model, self._loss_terms, micro, counts, policy, critic)
+                loss = sum(term * (self.config.critic.loss_weight if name.startswith("critic/") else 1.0) for name, term in terms.items())
+                self.scaler.scale(own * loss).backward()
+                for name, share in (shares | {name: term.item() for name, term in terms.items()}).items() if own else ():
+                    sums[name] = sums.get(name, 0.0) + share
         parts = self.processes.gather(sums)
         return {name: sum(part.get(name, 0.0) for part in parts) for name in max(parts, key=len)}
 
@@ -239,19 +240,13 @@ class Updater:
         hidden = None
         if train_policy:
             hidden = self.shared and train_critic
-            arguments = self.policy, self.algorithm, micro, self.temperature, counts, hidden
-            terms, metrics, hidden = self.sharding.run(self.policy, policy_terms, *arguments)
+            terms, metrics, hidden = policy_terms(self.policy, self.algorithm, micro, self.temperature, counts, hidden)
         if train_critic:
-            value_terms, readings = self.sharding.run(self.critic.model, self._value_terms, micro, hidden, counts)
+            if hidden is None:
+                # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
+                with torch.set_grad_enabled(not self.shared):
+                    hidden = self.critic.model.states(micro)
+            value_terms, readings = self.critic.loss(micro, hidden, counts)
             terms |= {f"critic/{name}": term for name, term in value_terms.items()}
             metrics |= {f"critic/{name}": reading for name, reading in readings.items()}
         return terms, metrics
-
-    def _value_terms(
-        self, micro: Experience, hidden: Tensor | None, counts: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        if hidden is None:
-            # Where the backbone is shared, the policy rests now: only the head learns, and no backward through the backbone is paid.
-            with torch.set_grad_enabled(not self.shared):
-                hidden = self.critic.model.states(micro)
-        return self.critic.loss(micro, hidden, counts)
