@@ -317,11 +317,11 @@ def test_an_engines_process_is_on_its_trainers_device_and_knows_nothing_of_its_l
     for name in ("RANK", "MASTER_PORT", "PYTHONPATH"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    found = vllm._environment("/there/bin/python", torch.device("cuda:1"))
+    found = vllm._environment("/there/bin/python", "/folder", torch.device("cuda:1"))
     assert found["CUDA_VISIBLE_DEVICES"] == "6" and found["PATH"].startswith("/there/bin:") and not {"RANK", "PYTHONPATH"} & found.keys()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert vllm._environment("python", torch.device("cuda:1"))["CUDA_VISIBLE_DEVICES"] == "1"
-    assert vllm._environment("python", torch.device("cpu"))["OMP_NUM_THREADS"] == str(torch.get_num_threads())
+    assert vllm._environment("python", "/folder", torch.device("cuda:1"))["CUDA_VISIBLE_DEVICES"] == "1"
+    assert vllm._environment("python", "/folder", torch.device("cpu"))["OMP_NUM_THREADS"] == str(torch.get_num_threads())
 
 
 def test_settings_of_an_engine_are_refused_where_it_has_none_and_change_no_name_where_there_are_none() -> None:

@@ -151,7 +151,7 @@ class VLLMSampler(Sampler):
         self.dtype = str(torch.get_autocast_dtype(device) if half else self.model.dtype).removeprefix("torch.")
         settings = {"dtype": self.dtype, "max_num_seqs": self.generation.batch_size} | (self.generation.engine_settings or {})
         command = [self.python, "-I", str(WORKER), self.folder.name, str(os.getpid()), json.dumps(settings)]
-        return EngineProcess(command, Path(self.folder.name), _environment(self.python, self.model.device))
+        return EngineProcess(command, Path(self.folder.name), _environment(self.python, self.folder.name, self.model.device))
 
     def _load(self) -> None:
         """Have the engine take the weights of the folder, and prove it."""
@@ -222,10 +222,11 @@ def _python() -> str:
     return python
 
 
-def _environment(python: str, device: torch.device) -> dict[str, str]:
-    """Variables of the engine's process: on the loopback interface, on this process's device, without telemetry and the hub."""
+def _environment(python: str, folder: str, device: torch.device) -> dict[str, str]:
+    """Variables of the engine's process: on the loopback interface, on this process's device, without telemetry and the hub, and with its
+    temporary files where they go when it does."""
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCHER and not name.startswith(("PYTHON", "TORCHELASTIC"))}
-    own = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_HOST_IP": "127.0.0.1"}
+    own = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_HOST_IP": "127.0.0.1", "TMPDIR": folder}
     own |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PATH": os.pathsep.join([str(Path(python).parent), kept.get("PATH", os.defpath)])}
     if device.type == "cpu":  # as many threads as the trainer, not bound to a core that others use
         own |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
