@@ -108,7 +108,7 @@ def sampler(lora: dict | None) -> dict:
     mask, own = experience.response_mask, drawn[-2].logprobs  # of the first turn
     with torch.no_grad():
         right = policy_forward(run.policy, experience, 1.0).logprobs
-    sampled = zip(engine.model.state_dict().values(), dict(run.collector._weights()).values(), strict=True)
+    sampled = zip(engine.model.state_dict().values(), dict(run.sharding.whole(run.policy)).values(), strict=True)
     return {
         "engine": type(engine).__name__,
         "rows": len(log),
