@@ -209,9 +209,13 @@ def test_an_engine_that_does_not_start_says_why(make, prompts) -> None:
 def test_an_engine_that_says_nothing_counts_as_dead_and_an_interrupt_leaves_no_answer_behind(light, prompts, monkeypatch) -> None:
     sampler = light(hang=2)
     first = sampler.sample(prompts, seed=3)
-    threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        sampler.sample(prompts, seed=4)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
+    try:
+        threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            sampler.sample(prompts, seed=4)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert torch.equal(sampler.sample(prompts, seed=3).responses, first.responses)
     monkeypatch.setattr(process, "SILENT_SECONDS", 1.0)
     with pytest.raises(process.EngineDied, match=r"silent for 1 seconds; its log ends: hangs"):
