@@ -10,8 +10,8 @@ from vrpo.adapters.refused import EARLIER, GRPO, TRAINER, TRANSFORMERS, Refused
 PAGE = Path(__file__).with_suffix(".md")
 START, END = "<!-- tables: python -m docs.trl -->", "<!-- end of tables -->"
 OURS = {  # that TRL has not
-    *("method", "kl_in", "gamma", "gae_lambda", "length_adaptive_alpha", "critic", "max_turns", "engine"),
-    *("reward_timeout", "noise", "lora", "monte_carlo_prefixes", "monte_carlo_samples"),
+    *("method", "kl_in", "gamma", "gae_lambda", "length_adaptive_alpha", "critic", "max_turns", "engine", "engine_settings"),
+    *("importance_cap", "sharding", "offload", "reward_timeout", "noise", "lora", "monte_carlo_prefixes", "monte_carlo_samples"),
 }
 
 

@@ -116,7 +116,8 @@ def check_vrpo(words: list[str], tmp_path: Path) -> None:
     for folder, name in own.items():  # what the pages tell of as the reader's own
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).touch()
-    (tmp_path / "prompts.jsonl").touch()
+    for name in ("prompts.jsonl", "scored.jsonl"):
+        (tmp_path / name).touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         parser_of(words[1]).parse_args(words[1:])

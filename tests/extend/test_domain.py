@@ -22,7 +22,7 @@ OWN = "my_task.py:DOMAIN"
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.own_code._FILES", {})
+    monkeypatch.setattr("vrpo.own_code._FILES", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "my_task", raising=False)
     return tmp_path

@@ -104,6 +104,6 @@ def test_logprobs_of_generation_equal_those_of_a_forward_pass(tokenizer, problem
 
 @pytest.fixture(autouse=True)
 def no_trackers():
-    """TRL must not bring a tracker's telemetry along."""
+    """TRL imports a tracker that is installed; it must not start one."""
     yield
-    assert "wandb" not in sys.modules
+    assert "wandb" not in sys.modules or sys.modules["wandb"].run is None

@@ -62,7 +62,9 @@ class VRPOConfig(metaclass=_Sorted):
     temperature: float = argument(1.0, "of sampling")
     max_completion_length: int = argument(512, "tokens of a response")
     max_turns: int = argument(10, "of the assistant in a dialogue (VRPOTrainer's `environment`)")
-    engine: str = argument("transformers", "what samples: a module of vrpo/rollout/engines")
+    engine: str = argument("transformers", "what samples: a module of vrpo/rollout/engines, for vLLM vllm")
+    engine_settings: dict | None = argument(None, "of an engine that has some; for vllm those of vllm.LLM")
+    importance_cap: float | None = argument(None, "weigh tokens by min(p of the policy / p of the engine, this)")
 
     reward_weights: list[float] | None = argument(None, "of the reward functions; None: 1 each")
     reward_timeout: float | None = argument(None, "seconds that the rewards of one batch may take")
@@ -72,6 +74,8 @@ class VRPOConfig(metaclass=_Sorted):
     fp16: bool = argument(False, "compute in float16; weights stay float32")
     use_cpu: bool = argument(False, "even where there is a GPU")
     gradient_checkpointing: bool = argument(False, "less memory, one more forward pass")
+    sharding: str | None = argument(None, "models over several processes (FSDP2): full or hybrid")
+    offload: bool = argument(False, "shards wait in the host's memory")
     lora: dict | None = argument(None, "adapters: vrpo.config.LoRAConfig; or give VRPOTrainer PEFT's `peft_config`")
     trust_remote_code: bool = argument(False, "run Python code that comes with a model of the hub")
     seed: int = argument(42, "of everything random")
@@ -185,6 +189,10 @@ SETTINGS = {  # those whose value is that of one setting of `vrpo.config`
     "max_completion_length": "generation.max_new_tokens",
     "max_turns": "generation.max_turns",
     "engine": "generation.engine",
+    "engine_settings": "generation.engine_settings",
+    "importance_cap": "train.importance_cap",
+    "sharding": "train.sharding",
+    "offload": "train.offload",
     "reward_timeout": "train.reward_timeout",
     "gradient_checkpointing": "train.gradient_checkpointing",
     "lora": "train.lora",

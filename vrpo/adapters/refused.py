@@ -40,14 +40,15 @@ GRPO: dict[str, Refused] = {  # TRL's GRPOConfig
     ),
     **_all("chat_template_kwargs", "apply the chat template yourself and give prompts as text", {}),
     **_all("cache_implementation", "the engine has its own cache; leave it out"),
-    **_all("use_vllm", "engine='transformers' samples; for vLLM write an engine (docs/extend.md#a-sampler)", False),
+    **_all("use_vllm", "use engine='vllm' (docs/operate.md#vllm-as-the-sampler)", False),
     **_all(
         "vllm_mode vllm_model_impl vllm_enable_sleep_mode vllm_structured_outputs_regex vllm_server_base_url vllm_server_host vllm_server_port "
         "vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization vllm_max_model_length vllm_tensor_parallel_size "
         "vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_importance_sampling_clip_max "
-        "vllm_importance_sampling_clip_min vllm_importance_sampling_cap",
-        "there is no vLLM here; leave it out, or write an engine (docs/extend.md#a-sampler)",
+        "vllm_importance_sampling_clip_min",
+        "use engine='vllm' with engine_settings, those of vllm.LLM, and importance_cap (docs/operate.md#vllm-as-the-sampler)",
     ),
+    **_all("vllm_importance_sampling_cap", "use importance_cap, with engine='vllm'"),
     **_all("use_transformers_continuous_batching use_transformers_paged", "the engine batches by itself; leave it out", False),
     **_all("transformers_continuous_batching_config", "the engine batches by itself; leave it out"),
     **_all("delta epsilon_high", "the clip range is the same on both sides; use epsilon"),
@@ -135,7 +136,7 @@ TRANSFORMERS: dict[str, Refused] = {  # what GRPOConfig inherits from TrainingAr
         "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout local_rank",
         "start processes with `accelerate launch` (docs/operate.md#several-processes)",
     ),
-    **_all("fsdp fsdp_config deepspeed", "every process holds whole models: there is no sharding; use lora and gradient_checkpointing"),
+    **_all("fsdp fsdp_config deepspeed", "use sharding='full' or 'hybrid', and offload (docs/operate.md#several-processes)"),
     **_all("debug", "use torch's own tools around train()", ""),
     **_all("skip_memory_metrics", "memory is not measured; leave it out", True),
     **_all("do_train do_eval do_predict", "call train() or evaluate()", False),

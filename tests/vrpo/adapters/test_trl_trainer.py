@@ -248,6 +248,8 @@ def test_what_grpo_trainer_takes_and_this_does_not_is_refused_by_name(tokenizer,
 
 def test_optimizers_of_none_are_what_everybody_has(tokenizer, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    trainer = VRPOTrainer(tiny_policy(tokenizer), digits, train_dataset=ROWS, processing_class=tokenizer, optimizers=(None, None))
+    policy = tiny_policy(tokenizer)
+    policy.config.max_position_embeddings = 1024  # room for the default length
+    trainer = VRPOTrainer(policy, digits, train_dataset=ROWS, processing_class=tokenizer, optimizers=(None, None))
     assert trainer.args == VRPOConfig(output_dir="model-VRPO")
     json.loads(trainer.args.to_json_string())

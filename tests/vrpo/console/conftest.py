@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def none(completions, **_):
 def wants(completions, colour):
     return [0.0] * len(completions)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of one's own is loaded once a process, and known by its file's name."""
+    monkeypatch.setattr("vrpo.own_code._FILES", {})
+    monkeypatch.setattr("sys.path", [*sys.path])
+    for name in ("reward", "rewards", "my_rewards"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -45,9 +45,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "reward.py").write_text(REWARD)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vrpo.own_code._FILES", {})  # the file of the test before
-    monkeypatch.setattr("sys.path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "reward", raising=False)
     return tmp_path
 
 
