@@ -54,14 +54,14 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
+    asked, ask = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(ask, b"."))  # before there is a command that could outlive this process
     try:
         command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     except OSError as error:
         sys.exit(f"error: {error}")
-    asked, ask = os.pipe()
-    signal.signal(signal.SIGINT, lambda *_: None)  # the group's own; set after the start, so that the command keeps the default
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: os.write(ask, b"."))
+    signal.signal(signal.SIGINT, lambda *_: None)  # the group's own; set after the start, so that the command keeps what it is given
+    signal.signal(signal.SIGHUP, lambda *_: os.write(ask, b"."))
     ended, end = os.pipe()
 
     def watch() -> None:
