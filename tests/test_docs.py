@@ -57,7 +57,7 @@ def test_the_tutorial_compares_methods_that_spend_the_same_under_noise(tutorial:
     }
     assert list(rows) == ["ppo", "grpo", "vrpo"]
     assert rows["ppo"][0] > rows["ppo"][1]  # a policy that knows nothing gains by flips
-    assert [line.split()[:2] for line in tutorial[1][:5]] == [["0", "64"], ["1", "128"], ["2", "192"], ["3", "256"], ["4", "320"]]
+    assert [line.split()[:2] for line in tutorial[1][:5]] == [["0", "108"], ["1", "161"], ["2", "214"], ["3", "267"], ["4", "320"]]
 
 
 def overridden(settings: list[str], tmp_path: Path) -> tuple[dict, Params]:

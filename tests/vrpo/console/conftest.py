@@ -32,12 +32,14 @@ def wants(completions, colour):
 
 
 @pytest.fixture(autouse=True)
-def no_files_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_files_of_other_tests(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Code of one's own is loaded once a process, and known by its file's name."""
+    made = str(tmp_path_factory.getbasetemp())
     monkeypatch.setattr("vrpo.own_code._FILES", {})
-    monkeypatch.setattr("sys.path", [*sys.path])
-    for name in ("reward", "rewards", "my_rewards"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr("sys.path", [place for place in sys.path if not place.startswith(made)])
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(made):
+            monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture(scope="session")
